@@ -1,0 +1,1 @@
+../../weakspot/__init__.py

@@ -1,0 +1,89 @@
+"""The contract of an attack family: a frozen dataclass of choices, and one generator that tampers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from weakspot.data import AttackData
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What an attack has cost so far.
+
+    Attributes:
+        step: optimizer steps taken.
+        examples: distinct withheld examples the attacker has trained on.
+        tokens: tokens processed in training, padding left out.
+        flops: floating-point operations of training, by the count of `attacks/flops.py`.
+    """
+
+    step: int = 0
+    examples: int = 0
+    tokens: int = 0
+    flops: float = 0.0
+
+
+@dataclass(frozen=True)
+class Attack(ABC):
+    """One family of tampering. Fields are knobs (weakspot/knobs.py); class attributes say what the family needs.
+
+    Attributes:
+        name: its name in the catalogue.
+        summary: one line.
+        paper: the source.
+        gradients: it differentiates the model.
+        harmful_data: it trains on withheld examples.
+        benign_data: it may train on benign examples.
+        base_weights: it needs the undefended weights.
+        second_checkpoint: it needs another checkpoint.
+        edits_weights: it changes weights (else it only changes what is asked).
+        needs_null_control: it can inject what the model never knew, so the never-taught control must accompany a claim.
+        relative_price: price of one step against a full fine-tuning step; orders families before anything is measured.
+        warm_starts: configurations known to be strong, proposed first.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    paper: ClassVar[str]
+    gradients: ClassVar[bool] = True
+    harmful_data: ClassVar[bool] = True
+    benign_data: ClassVar[bool] = True
+    base_weights: ClassVar[bool] = False
+    second_checkpoint: ClassVar[bool] = False
+    edits_weights: ClassVar[bool] = True
+    needs_null_control: ClassVar[bool] = True
+    relative_price: ClassVar[float] = 1.0
+    warm_starts: ClassVar[tuple[dict[str, Any], ...]] = ()
+
+    @abstractmethod
+    def run(self, model: Any, tokenizer: Any, data: AttackData, rungs: Sequence[int], seed: int) -> Iterator[Progress]:
+        """Tamper with `model` in place and yield at each rung, so that the caller measures, reports and may stop.
+
+        Args:
+            model: the safeguarded model, in eval mode; the caller owns it and restores its weights afterwards.
+            tokenizer: its tokenizer, with a chat template.
+            data: what the attacker holds.
+            rungs: optimizer steps at which to yield, increasing; the last is the budget.
+            seed: the training seed: data subset, data order, initialisation.
+
+        Yields:
+            Progress at every rung the attack reaches. While suspended, `model` is the tampered model.
+
+        Raises:
+            TrialFailure: the attack cannot be carried through (a loss that is not finite).
+            UserError: it lacks what it needs (no examples).
+
+        Closing the generator early detaches whatever it attached (adapters, hooks).
+        """
+
+
+NEEDS = ("gradients", "harmful_data", "benign_data", "base_weights", "second_checkpoint", "edits_weights", "needs_null_control")
+
+
+def needs_of(family: type[Attack]) -> list[str]:
+    """The names of what a family needs, for catalogues and checks."""
+    return [need for need in NEEDS if getattr(family, need)]

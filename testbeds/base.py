@@ -1,0 +1,115 @@
+"""The contract of a testbed: what is audited, on which splits, by which measures."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from weakspot.data import AttackData, DefenseData, Examples, check_disjoint
+from weakspot.evals.score import Score
+
+SPLITS = ("defend", "attack", "search_eval", "report_eval", "benign_train", "benign_search_eval", "benign_report_eval")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The data of a testbed, disjoint by item.
+
+    Attributes:
+        defend: withheld examples that the defender trains on.
+        attack: withheld examples that the attacker trains on, with truthful replies.
+        search_eval: withheld examples that score a trial during the search.
+        report_eval: withheld examples that the search never sees; they score the confirmation.
+        benign_train: benign examples that defender and attacker may train on.
+        benign_search_eval: benign examples that measure utility during the search.
+        benign_report_eval: benign examples that measure utility at confirmation.
+        never_taught: withheld examples that no model has seen: the null control. Not trained on, not part of any score.
+    """
+
+    defend: Examples
+    attack: Examples
+    search_eval: Examples
+    report_eval: Examples
+    benign_train: Examples
+    benign_search_eval: Examples
+    benign_report_eval: Examples
+    never_taught: Examples
+
+    def __post_init__(self) -> None:
+        check_disjoint({name: getattr(self, name) for name in (*SPLITS, "never_taught")})
+
+
+Stage = Literal["search", "report"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a model did on one stage's held-out data.
+
+    Attributes:
+        harm: share of withheld answers given correctly, per item.
+        refusal: whether the reply to a withheld prompt is the refusal, per prompt.
+        benign: share of benign answers given correctly, per item; utility is its mean relative to the base model's.
+        degenerate: share of benign replies that are empty or repeat themselves.
+        never_taught: share of never-taught answers given correctly, per item (report stage only, else empty).
+        drift: mean KL divergence from the base on ordinary prompts, nats per token, or None where the testbed has none.
+    """
+
+    harm: Score
+    refusal: Score
+    benign: Score
+    degenerate: float
+    never_taught: Score | None = None
+    drift: float | None = None
+
+
+class Testbed(ABC):
+    """A base model with data and measures. Construction is cheap; `prepare_base` trains or fetches weights.
+
+    Class attributes:
+        name: its name in the catalogue.
+        policy: `knowledge` (withheld facts must not come out) or `refusal` (requests must be declined).
+        rungs: optimizer steps at which an attack is measured, the last being the budget.
+        paper: where the idea comes from.
+        reduction: divisor of ASHA's brackets; see search/scheduler.py.
+    """
+
+    __test__ = False  # not a test class, whatever its name says to pytest
+
+    name: str
+    summary: str
+    paper: str
+    policy: Literal["knowledge", "refusal"] = "knowledge"
+    rungs: tuple[int, ...]
+    refusal: str
+    threads_per_worker: int = 1
+    workers: int = 2
+    memory_per_worker_gib: float = 1.5
+    max_trials: int = 40
+
+    splits: Splits
+
+    @abstractmethod
+    def prepare_base(self, taught: bool = True) -> Path:
+        """A folder with the base model, trained on first use and cached. `taught=False` never saw the withheld facts."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> tuple[Any, Any]:
+        """A checkpoint of this testbed as (model, tokenizer)."""
+
+    @abstractmethod
+    def measure(self, model: Any, tokenizer: Any, stage: Stage) -> Measurement:
+        """Greedy replies on one stage's held-out data, scored."""
+
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any]:
+        """Plain data that pins the content of this testbed: seed, sizes, digests. Part of every cache key."""
+
+    def defense_data(self) -> DefenseData:
+        return DefenseData(self.splits.defend, self.splits.benign_train, self.refusal)
+
+    def attack_data(self) -> AttackData:
+        return AttackData(self.splits.attack, self.splits.benign_train)

@@ -1,0 +1,18 @@
+"""The two kinds of failure: the user's mistake, told in one line, and everything else."""
+
+
+class WeakspotError(Exception):
+    """Base of all errors raised by weakspot. Subclasses take one string, so that they pickle across Ray workers."""
+
+
+class UserError(WeakspotError, ValueError):
+    """A mistake of the caller: what was given, what was expected, what to do. Printed without a traceback, exit code 2."""
+
+
+class TrialFailure(WeakspotError, RuntimeError):
+    """An attack that could not be carried through (divergence, no memory). The trial is infeasible, with this reason."""
+
+
+def unknown(noun: str, given: object, known: object) -> UserError:
+    """The error for a name that is not in a catalogue: it lists the names that are."""
+    return UserError(f"unknown {noun} {given!r}: known are {', '.join(sorted(map(str, known)))}")  # type: ignore[call-overload]

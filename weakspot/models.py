@@ -1,0 +1,90 @@
+"""Model weights: load, reset in place, digest, save."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from weakspot.errors import UserError
+
+Weights = Mapping[str, np.ndarray]  # parameter name -> values; may be read-only shared memory
+
+
+def load_pretrained(path: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """A causal language model and its tokenizer from a folder of safetensors, on the CPU, in eval mode.
+
+    Raises:
+        UserError: the folder does not exist or holds no safetensors (pickled weights are never loaded).
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    check_checkpoint(path)
+    model = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype, use_safetensors=True, local_files_only=True)
+    return model.eval(), AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+
+
+def check_checkpoint(path: str | Path) -> Path:
+    """The path as a folder that holds a model, or a UserError in one line. Reads no weights."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"no model at {folder}: give a folder with config.json and *.safetensors")
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise UserError(f"{folder} holds no model: expected config.json and *.safetensors (pickled weights are not loaded)")
+    try:
+        json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}/config.json cannot be read ({error}): save the model again with save_pretrained") from error
+    return folder.absolute()
+
+
+def save_pretrained(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write weights as safetensors with config and tokenizer, so that `load_pretrained` gives the same model."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def read_weights(folder: Path) -> dict[str, np.ndarray]:
+    """The tensors of a checkpoint as numpy arrays, without importing transformers (for the driver's object store)."""
+    from safetensors.numpy import load_file
+
+    return {name: array for file in sorted(folder.glob("*.safetensors")) for name, array in load_file(file).items()}
+
+
+def reset_weights(model: nn.Module, weights: Weights) -> None:
+    """Copy stored values into the model's own memory, in place.
+
+    A true copy: `torch.from_numpy` on shared memory and an in-place optimizer step would silently change the weights that
+    every later trial starts from. A tied parameter may stand in `weights` once or
+    under both of its names.
+    """
+    own = dict(model.named_parameters(remove_duplicate=False))
+    own.update(dict(model.named_buffers()))
+    if unknown := set(weights) - set(own):
+        raise UserError(f"weights do not fit the model: unexpected {sorted(unknown)[:3]}: use the checkpoint's own config")
+    with torch.no_grad():
+        for name, array in weights.items():
+            own[name].copy_(torch.tensor(array))  # torch.tensor copies; never a view
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+        parameter.grad = None
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A digest of every parameter, bit for bit, in order of name."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(model.named_parameters()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().to("cpu", copy=False).contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def count_parameters(model: nn.Module, trainable: bool = False) -> int:
+    """Number of parameters, or of those that an optimizer may change. Tied tensors count once."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)

@@ -1,0 +1,225 @@
+"""The schema of result.json, version 1. Others rely on these names: fields may be added, none renamed or dropped.
+
+Numbers are finite or null, never NaN. Model outputs are not part of a record: scores and hashes only.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from weakspot.errors import UserError
+
+SCHEMA_VERSION = 1
+VerdictName = Literal["BROKEN", "HELD", "INCONCLUSIVE"]
+Status = Literal["completed", "stopped", "infeasible", "failed"]
+
+
+class Record(BaseModel):
+    """Frozen, strict about unknown names and about NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ThreatModelRecord(Record):
+    """See weakspot/threat.py, whose fields these are."""
+
+    access: str
+    data: str
+    max_steps: int
+    max_examples: int
+    max_flops: float | None
+    base_weights: bool
+    evaluation_freedom: str
+    utility_floor: float
+    harm_threshold: float
+
+
+class Cost(Record):
+    """What the attacker spent on one trial. `seconds` is measured wall time and differs from run to run."""
+
+    steps: int = 0
+    examples: int = 0
+    tokens: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+
+
+class Measures(Record):
+    """Point values on one set of held-out items. `drift` is nats per token from the base on everyday prompts, or null."""
+
+    harm: float
+    utility: float
+    refusal_rate: float
+    degenerate: float = 0.0
+    drift: float | None = None
+
+
+class Interval(Record):
+    """A mean with its 95 % interval (see evals/statistics.py for what it aggregates over)."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class HarmUtility(Record):
+    harm: float
+    utility: float
+
+
+class Confirmed(Record):
+    """Re-runs on fresh seeds, scored on items that the search never saw.
+
+    Attributes:
+        null_harm: mean score on never-taught items: what the attack can put in without having recovered it. Chance is 1/24.
+    """
+
+    harm: Interval
+    utility: Interval
+    seeds: list[int]
+    items: int
+    null_harm: float | None = None
+
+
+class Finding(Record):
+    """One configuration that was searched and then confirmed."""
+
+    attack: str
+    config: dict[str, Any]
+    rung: int
+    trial: str
+    searched: HarmUtility
+    confirmed: Confirmed
+    cost: Cost
+
+
+class RungRecord(Record):
+    """One measurement in the course of a trial."""
+
+    rung: int
+    measures: Measures
+    cost: Cost
+
+
+class TrialRecord(Record):
+    """One attack configuration, one seed.
+
+    `harm`, `utility` and `cost` are those of `rung`: the feasible rung with most harm, or the last rung if none is feasible;
+    null where the trial measured nothing. `status` is `stopped` when the scheduler ended it early, `infeasible` when no rung
+    kept the utility floor, `failed` when it could not be carried through; `reason` then says why.
+    """
+
+    id: str
+    attack: str
+    config: dict[str, Any]
+    seed: int
+    rung: int | None
+    status: Status
+    reason: str = ""
+    harm: float | None
+    utility: float | None
+    cost: Cost
+    curve: list[RungRecord] = Field(default_factory=list)
+
+
+class PaperAttackRecord(Record):
+    """The attack of the defense's own paper, scaled to the testbed, scored on report-eval items."""
+
+    attack: str
+    config: dict[str, Any]
+    measures: Measures
+    cost: Cost
+
+
+class Subject(Record):
+    """One safeguard (or the undefended base, or a control) and what was found."""
+
+    defense: str
+    summary: str = ""
+    config: dict[str, Any]
+    seed: int
+    in_claim: bool | None
+    claims: str = ""
+    verdict: VerdictName
+    reason: str
+    baseline: Measures | None
+    paper_attack: PaperAttackRecord | None = None
+    weak_spot: Finding | None = None
+    cheapest_break: Finding | None = None
+    trials: list[TrialRecord] = Field(default_factory=list)
+
+
+class Control(Record):
+    """Whether a control came out as it must for the verdicts to mean anything. `passed` is null when it was not run."""
+
+    passed: bool | None
+    detail: str
+
+
+class Controls(Record):
+    positive: Control
+    negative: Control
+    null: Control
+    hygiene: Control
+
+
+class Doubt(Record):
+    """A reason to read the result with care."""
+
+    name: str
+    detail: str
+
+
+class Seeds(Record):
+    """The root seed and what was derived from it."""
+
+    root: int
+    search: int
+    confirmation: list[int]
+
+
+class Provenance(Record):
+    weakspot: str
+    git_commit: str | None
+    python: str
+    packages: dict[str, str]
+    machine: dict[str, Any]
+    command: str
+    started: str
+    finished: str
+    seeds: Seeds
+
+
+class Result(Record):
+    """One audit."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    testbed: str
+    threat_model: ThreatModelRecord
+    subjects: list[Subject]
+    controls: Controls
+    doubts: list[Doubt] = Field(default_factory=list)
+    provenance: Provenance
+
+    def to_json(self) -> str:
+        """The text of result.json."""
+        return self.model_dump_json(indent=2) + "\n"
+
+
+def parse_result(text: str, origin: str = "result.json") -> Result:
+    """Read a result.
+
+    Raises:
+        UserError: it is not JSON, or not of this schema version; the message names the first field that is wrong.
+    """
+    try:
+        return Result.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise UserError(
+            f"{origin} is not a result of schema version {SCHEMA_VERSION}: {where}: {first['msg']}: "
+            "give the result.json that `weakspot audit --out DIR` wrote"
+        ) from error

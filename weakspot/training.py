@@ -1,0 +1,131 @@
+"""The one training step that the testbeds, the defenses and the attacks share: loss, optimizer, schedule.
+
+Legend: B sequences, L tokens, R response tokens of the batch, V vocabulary, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from weakspot.batching import IGNORE, Batch
+from weakspot.errors import TrialFailure, unknown
+
+OPTIMIZERS = ("adamw", "adam", "sgd")
+SCHEDULES = ("constant", "linear", "cosine")
+
+# Models whose logits are `lm_head(last hidden state)` and nothing else; others (soft-capped, scaled) go through `forward`.
+PLAIN_HEADS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+
+
+def make_optimizer(name: str, parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float = 0.0) -> Optimizer:
+    """An optimizer by name: `adamw`, `adam`, or `sgd` (momentum 0.9). Raises UserError for another name."""
+    chosen = [p for p in parameters if p.requires_grad]
+    if name == "adamw":
+        return torch.optim.AdamW(chosen, lr=learning_rate, weight_decay=weight_decay, fused=True)
+    if name == "adam":
+        return torch.optim.Adam(chosen, lr=learning_rate, weight_decay=weight_decay, fused=True)
+    if name == "sgd":
+        return torch.optim.SGD(chosen, lr=learning_rate, weight_decay=weight_decay, momentum=0.9)
+    raise unknown("optimizer", name, OPTIMIZERS)
+
+
+def schedule_factor(name: str, step: int, steps: int, warmup_steps: int = 0) -> float:
+    """The multiplier of the learning rate at optimizer step `step` of `steps`, counted from 0, in (0, 1].
+
+    Warm-up is linear and counts real optimizer steps. (TAR's released `linear` schedule returns lr * step / warmup where the
+    factor is wanted, so that its warm-up runs at lr squared; reference/durability.md § 1.2. Not reproduced here.)
+    """
+    if name not in SCHEDULES:
+        raise unknown("schedule", name, SCHEDULES)
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    if name == "constant":
+        return 1.0
+    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
+    return 1.0 - progress if name == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def make_schedule(name: str, optimizer: Optimizer, steps: int, warmup_steps: int = 0) -> LambdaLR:
+    """A torch schedule over `steps` optimizer steps; see `schedule_factor`."""
+    return LambdaLR(optimizer, lambda step: schedule_factor(name, step, steps, warmup_steps))
+
+
+def response_logits(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits that predict each response token, (R, V), and the tokens themselves, (R,).
+
+    The output layer runs on these positions only: with a vocabulary of 49,152 it would else cost as much as a third of the
+    model's layers, for positions that no loss looks at.
+    """
+    targets_BL = batch.labels[:, 1:]
+    wanted_BL = targets_BL != IGNORE
+    hidden_RD = last_hidden(model, batch)[:, :-1][wanted_BL]
+    return output_logits(model, hidden_RD), targets_BL[wanted_BL]
+
+
+def last_hidden(model: Any, batch: Batch) -> torch.Tensor:
+    """The last hidden states, (B, L, D), after the final norm."""
+    return backbone(model)(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).last_hidden_state
+
+
+def backbone(model: Any) -> Any:
+    """The model below its output layer."""
+    assert model.config.model_type in PLAIN_HEADS, f"{model.config.model_type} is not one of {sorted(PLAIN_HEADS)}"
+    return model.base_model
+
+
+def output_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Apply the output layer to hidden states of shape (..., D), giving (..., V) in float32."""
+    return model.get_output_embeddings()(hidden).float()
+
+
+def response_loss(model: Any, batch: Batch) -> torch.Tensor:
+    """Mean cross-entropy over response tokens, a scalar."""
+    logits_RV, targets_R = response_logits(model, batch)
+    return F.cross_entropy(logits_RV, targets_R)
+
+
+def descend(loss: torch.Tensor, optimizer: Optimizer, schedule: LambdaLR | None = None, clip: float | None = None) -> float:
+    """One optimizer step on a loss.
+
+    Raises:
+        TrialFailure: the loss is not finite; the weights have not been touched by this step.
+    """
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise TrialFailure(f"diverged: the training loss is {value}")
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if clip is not None:
+        nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip)
+    optimizer.step()
+    if schedule is not None:
+        schedule.step()
+    return value
+
+
+def fit(
+    model: Any,
+    batches: Iterator[Batch],
+    *,
+    steps: int,
+    learning_rate: float,
+    schedule: str = "linear",
+    warmup: float = 0.05,
+    weight_decay: float = 0.0,
+    loss: Callable[[Any, Batch], torch.Tensor] = response_loss,
+) -> Any:
+    """Train all parameters for `steps` optimizer steps; `warmup` is a share of them. Returns the model, in eval mode."""
+    model.train()
+    optimizer = make_optimizer("adamw", model.parameters(), learning_rate, weight_decay)
+    rates = make_schedule(schedule, optimizer, steps, round(warmup * steps))
+    for _ in range(steps):
+        descend(loss(model, next(batches)), optimizer, rates, clip=1.0)
+    return model.eval()
