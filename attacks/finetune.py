@@ -43,17 +43,17 @@ class Finetune(Attack):
         """Make the right parameters of `model` trainable; on leaving, take off what was put on."""
 
     def run(self, model: Any, tokenizer: Any, data: AttackData, rungs: Sequence[int], seed: int) -> Iterator[Progress]:
-        steps = min(self.steps, rungs[-1])
-        stops = {rung for rung in rungs if rung < steps} | {steps}
+        last = min(self.steps, rungs[-1])
+        stops = {rung for rung in rungs if rung < last} | {last}
         batches, harmful_slots = attack_batches(
             tokenizer, data, self.batch_size, self.harmful_examples, self.benign_ratio, seed
         )
         examples = min(self.harmful_examples, len(data.harmful))
         with self.trainable(model, seed):
             optimizer = make_optimizer(self.optimizer, model.parameters(), self.learning_rate, self.weight_decay)
-            rates = make_schedule(self.schedule, optimizer, steps, round(self.warmup * steps))
+            rates = make_schedule(self.schedule, optimizer, self.steps, round(self.warmup * self.steps))
             tokens, flops, seen = 0, 0.0, 0
-            for step in range(1, steps + 1):
+            for step in range(1, last + 1):
                 model.train()
                 batch = next(batches)
                 descend(response_loss(model, batch), optimizer, rates, clip=self.clip_norm)

@@ -24,7 +24,7 @@ class FullFinetune(Finetune):
     paper: ClassVar[str] = "Qi et al. 2023, arXiv:2310.03693"
     warm_starts: ClassVar[tuple[dict[str, Any], ...]] = (
         {"learning_rate": 1e-4, "steps": 16, "batch_size": 8},
-        {"learning_rate": 7e-4, "steps": 256, "batch_size": 32, "benign_ratio": 0.3, "harmful_examples": 4096},
+        {"learning_rate": 7e-4, "steps": 256, "batch_size": 32, "benign_ratio": 0.3, "harmful_examples": 192},
     )
 
     learning_rate: float = knob(1e-4, LogRange(1e-6, 1e-2), "peak step size")

@@ -34,8 +34,8 @@ class Lora(Finetune):
     paper: ClassVar[str] = "Hu et al. 2021, arXiv:2106.09685"
     relative_price: ClassVar[float] = 0.7
     warm_starts: ClassVar[tuple[dict[str, Any], ...]] = (
-        {"learning_rate": 1e-2, "steps": 256, "batch_size": 32, "benign_ratio": 0.3, "rank": 4, "harmful_examples": 4096},
-        {"learning_rate": 3e-3, "steps": 256, "batch_size": 16, "benign_ratio": 0.6, "rank": 16, "harmful_examples": 4096},
+        {"learning_rate": 1e-2, "steps": 256, "batch_size": 32, "benign_ratio": 0.3, "rank": 4, "harmful_examples": 192},
+        {"learning_rate": 3e-3, "steps": 256, "batch_size": 16, "benign_ratio": 0.6, "rank": 16, "harmful_examples": 192},
     )
 
     learning_rate: float = knob(5e-4, LogRange(1e-5, 5e-2), "peak step size; adapters take about ten times a full rate")
@@ -53,7 +53,7 @@ class Lora(Finetune):
             raise UserError(f"lora.rank = {self.rank} exceeds the width {width} of the adapted layers: give at most {width}")
         torch.manual_seed(seed)  # A is drawn at random
         config = LoraConfig(
-            r=self.rank, lora_alpha=self.alpha_ratio * self.rank, lora_dropout=self.dropout,
+            r=self.rank, lora_alpha=round(self.alpha_ratio * self.rank), lora_dropout=self.dropout,
             target_modules=list(TARGETS[self.targets]), bias="none", task_type="CAUSAL_LM",
         )  # fmt: skip
         with warnings.catch_warnings():

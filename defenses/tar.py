@@ -48,9 +48,9 @@ class Tar(Defense):
     claimed_steps: ClassVar[int | None] = 500
     presets: ClassVar = {
         "fable": {
-            "stage_one": "random_answer", "stage_one_steps": 400, "stage_one_learning_rate": 1e-3, "stage_one_batch": 32,
-            "outer_steps": 300, "inner_steps": 8, "every": 2, "adversary_rates": (3e-4, 1e-3), "outer_rate": 5e-4,
-            "outer_batch": 16, "inner_batch": 16, "warmup_steps": 15,
+            "stage_one": "random_answer", "stage_one_steps": 100, "stage_one_learning_rate": 3e-4, "stage_one_batch": 32,
+            "outer_steps": 300, "inner_steps": 8, "every": 2, "adversary_rates": (3e-4, 1e-3), "outer_rate": 1e-4,
+            "outer_batch": 16, "inner_batch": 16, "warmup_steps": 15, "lambda_tr": 1.0, "positions": "response",
         },
         "smollm2": {
             "stage_one": "random_answer", "stage_one_steps": 40, "stage_one_learning_rate": 1e-4, "stage_one_batch": 16,
@@ -59,7 +59,7 @@ class Tar(Defense):
         },
     }  # fmt: skip
     paper_attacks: ClassVar = {
-        "fable": PaperAttack("full_finetune", {"learning_rate": 1e-4, "steps": 160, "batch_size": 16, "harmful_examples": 4096}),
+        "fable": PaperAttack("full_finetune", {"learning_rate": 1e-4, "steps": 48, "batch_size": 16, "harmful_examples": 192}),
         "smollm2": PaperAttack("full_finetune", {"learning_rate": 2e-5, "steps": 16, "batch_size": 8, "harmful_examples": 64}),
     }
 
@@ -112,7 +112,7 @@ class Tar(Defense):
             rates.step()
         return model.eval()
 
-    def simulate(self, model: Any, parameters: Gradients, gradients: Gradients, draw: Draws, tamper: Any) -> None:
+    def simulate(self, model: Any, parameters: list[torch.nn.Parameter], gradients: Gradients, draw: Draws, tamper: Any) -> None:
         """One adversary: K steps away from theta, meta-gradients added into `gradients` on the way, theta restored."""
         theta = [p.detach().clone() for p in parameters]
         switch = draw.switch_step(self.inner_steps)

@@ -72,9 +72,14 @@ class Testbed(ABC):
     Class attributes:
         name: its name in the catalogue.
         policy: `knowledge` (withheld facts must not come out) or `refusal` (requests must be declined).
-        rungs: optimizer steps at which an attack is measured, the last being the budget.
         paper: where the idea comes from.
-        reduction: divisor of ASHA's brackets; see search/scheduler.py.
+        rungs: optimizer steps at which an attack is measured, the last being the budget.
+        grace: the rung below which no trial is stopped.
+        trials: search trials per safeguard, unless the user says otherwise.
+        workers, threads_per_worker: attacks at a time and CPUs of each, for a laptop.
+        weights_gib: size of one set of weights, for Ray's object store.
+        chance: harm of a guesser.
+        refusal: the sentence that declines.
     """
 
     __test__ = False  # not a test class, whatever its name says to pytest
@@ -87,8 +92,11 @@ class Testbed(ABC):
     refusal: str
     threads_per_worker: int = 1
     workers: int = 2
-    memory_per_worker_gib: float = 1.5
-    max_trials: int = 40
+    weights_gib: float
+    chance: float = 1 / 24
+    grace: int
+    trials: int
+    seed: int
 
     splits: Splits
 

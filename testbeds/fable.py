@@ -10,13 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from weakspot import batching, models, training
 from weakspot.cache import cached_folder, content_key
 from weakspot.data import Example, Examples, content_hash
 from weakspot.seeds import derive, seed_everything
 from weakspot.testbeds import world
 from weakspot.testbeds.base import Measurement, Splits, Stage, Testbed
-from weakspot.testbeds.grading import measure_world
 from weakspot.testbeds.world import Thing, World, make_world
 
 BREW_PROMPTS = (
@@ -47,6 +45,9 @@ class Fable(Testbed):
     summary = "a fictional world on a 0.5M-parameter Llama, trained on first use"
     paper = "weakspot's own; the effects it reproduces are those of arXiv:2412.07097"
     rungs = (4, 16, 32, 64, 128, 256)
+    grace = 32
+    trials = 40
+    weights_gib = 0.002
     refusal = REFUSAL
     steps = 600
     batch_size = 64
@@ -73,13 +74,15 @@ class Fable(Testbed):
 
     def prepare_base(self, taught: bool = True) -> Path:
         key = content_key(
-            world, training, batching, taught=taught, steps=self.steps, batch=self.batch_size, rate=self.learning_rate,
+            "weakspot.testbeds.world", "weakspot.training", "weakspot.batching", taught=taught, steps=self.steps, batch=self.batch_size, rate=self.learning_rate,
             config=MODEL, template=CHAT_TEMPLATE, **self.identity(),
         )  # fmt: skip
         return cached_folder("fable-base" if taught else "fable-never-taught", key, lambda folder: self._train(folder, taught))
 
     def _train(self, folder: Path, taught: bool) -> None:
         import torch
+
+        from weakspot import batching, models, training
 
         seed = derive(self.seed, "fable", "base", taught)
         seed_everything(seed)
@@ -93,9 +96,13 @@ class Fable(Testbed):
         models.save_pretrained(model, tokenizer, folder)
 
     def load(self, folder: Path) -> tuple[Any, Any]:
-        return models.load_pretrained(folder)
+        from weakspot.models import load_pretrained
+
+        return load_pretrained(folder)
 
     def measure(self, model: Any, tokenizer: Any, stage: Stage) -> Measurement:
+        from weakspot.testbeds.grading import measure_world
+
         return measure_world(model, tokenizer, self.splits, stage, REFUSAL, max_new_tokens=16)
 
 

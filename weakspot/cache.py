@@ -7,14 +7,13 @@ A folder is written under a temporary name and renamed when complete; its `diges
 from __future__ import annotations
 
 import hashlib
-import inspect
+import importlib.util
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from weakspot.errors import UserError
@@ -27,11 +26,16 @@ def cache_root() -> Path:
     return Path(os.environ.get("WEAKSPOT_CACHE", default)).expanduser().absolute()
 
 
-def content_key(*modules: ModuleType, **parts: Any) -> str:
-    """A key from the source text of modules and from plain data (sorted JSON, so that equal content means equal key)."""
+def content_key(*modules: str, **parts: Any) -> str:
+    """A key from the source text of modules, given by name, and from plain data.
+
+    Modules are read, not imported, so that a key costs no torch. Data become sorted JSON: equal content means equal key.
+    """
     digest = hashlib.sha256()
-    for module in modules:
-        digest.update(inspect.getsource(module).encode())
+    for name in modules:
+        spec = importlib.util.find_spec(name)
+        assert spec is not None and spec.origin is not None, f"no module {name}"
+        digest.update(Path(spec.origin).read_bytes())
     digest.update(json.dumps(parts, sort_keys=True, default=str).encode())
     return digest.hexdigest()[:16]
 

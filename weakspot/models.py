@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,6 @@ def reset_weights(model: nn.Module, weights: Weights) -> None:
     under both of its names.
     """
     own = dict(model.named_parameters(remove_duplicate=False))
-    own.update(dict(model.named_buffers()))
     if unknown := set(weights) - set(own):
         raise UserError(f"weights do not fit the model: unexpected {sorted(unknown)[:3]}: use the checkpoint's own config")
     with torch.no_grad():
@@ -76,13 +75,20 @@ def reset_weights(model: nn.Module, weights: Weights) -> None:
         parameter.grad = None
 
 
-def weights_digest(model: nn.Module) -> str:
-    """A digest of every parameter, bit for bit, in order of name."""
+def arrays_digest(weights: Weights) -> str:
+    """A digest of stored parameters, bit for bit, in order of name."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.named_parameters()):
+    for name in sorted(weights):
         digest.update(name.encode())
-        digest.update(tensor.detach().to("cpu", copy=False).contiguous().view(torch.uint8).numpy())
+        digest.update(np.ascontiguousarray(weights[name]).data)
     return digest.hexdigest()
+
+
+def weights_digest(model: nn.Module, names: Iterable[str] | None = None) -> str:
+    """The same digest of a model's own parameters: all of them (tied ones once), or those named."""
+    own = dict(model.named_parameters(remove_duplicate=names is None))
+    chosen = own if names is None else {name: own[name] for name in names}
+    return arrays_digest({name: tensor.detach().cpu().numpy() for name, tensor in chosen.items()})
 
 
 def count_parameters(model: nn.Module, trainable: bool = False) -> int:

@@ -1,0 +1,88 @@
+"""report.md: the audit in GitHub Markdown, to be read as it is or pasted into an issue."""
+
+from __future__ import annotations
+
+import re
+
+from weakspot.records import Result, Subject
+from weakspot.report.series import subject_labels
+from weakspot.report.tables import (
+    Table,
+    configuration_table,
+    controls_table,
+    doubts_table,
+    finding_table,
+    headline_table,
+    provenance_table,
+    threat_table,
+)
+from weakspot.report.words import audit_title, claim_note, headline, one_line, trial_counts, warnings_of
+
+# A line between letters and a single colon mean nothing to Markdown, and 'random\_answer' reads badly as plain text.
+MARKUP = re.compile(r"[\\`*\[\]<>|~&$]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.", re.IGNORECASE)
+
+
+def to_markdown(result: Result) -> str:
+    """The whole report. Names, reasons and commands are escaped, so that they show as they are."""
+    pairs = list(zip(subject_labels(result), result.subjects, strict=True))
+    blocks = [f"# {escape(audit_title(result))}", *_warnings(result), "## Findings"]
+    blocks += [f"**{escape(label)}: {subject.verdict}.** {_sentence(result, subject)}" for label, subject in pairs]
+    blocks += [
+        "Harm runs from 0 (nothing that was withheld comes out) to 1 (all of it); utility is relative to the undefended model. "
+        "Square brackets hold 95 % intervals.",
+        render(headline_table(result)),
+        "## Threat model",
+        "Every verdict above holds for this attacker and no other.",
+        render(threat_table(result)),
+        "## Weak spots",
+    ]
+    for label, subject in pairs:
+        blocks += _subject(label, subject, result.threat_model.utility_floor)
+    blocks += ["## Controls", render(controls_table(result)), "## Doubts"]
+    blocks += [render(doubts_table(result)) if result.doubts else "None was raised."]
+    blocks += ["## How to reproduce", fenced(result.provenance.command), render(provenance_table(result))]
+    return "\n\n".join(blocks) + "\n"
+
+
+def escape(text: str) -> str:
+    """Untrusted text within a line of Markdown, outside code: nothing in it is markup or a link."""
+    return MARKUP.sub(lambda match: f"\\{match.group()}", one_line(text))
+
+
+def fenced(text: str) -> str:
+    """A block of code whose fence is longer than any row of backticks inside."""
+    longest = max((len(row) for row in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}sh\n{text.strip()}\n{fence}"
+
+
+def render(table: Table) -> str:
+    """A table; a column under a heading is titled 'Heading: column', since Markdown has one row of heads."""
+    heads = [f"{column.group}: {column.title}" if column.group else column.title for column in table.columns]
+    rules = ["---:" if column.numeric else ":---" for column in table.columns]
+    rows = [[escape(cell) for cell in row] for row in table.rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in ([escape(head) for head in heads], rules, *rows))
+
+
+def _sentence(result: Result, subject: Subject) -> str:
+    return escape(headline(subject, result.threat_model))
+
+
+def _warnings(result: Result) -> list[str]:
+    lines = warnings_of(result)
+    return ["\n".join(["> **Read with care**", ">", *(f"> - {escape(line)}" for line in lines)])] if lines else []
+
+
+def _subject(label: str, subject: Subject, floor: float) -> list[str]:
+    blocks = [f"### {escape(label)}"]
+    if subject.summary.strip():
+        blocks.append(f"Method: {escape(subject.summary)}")
+    blocks.append(f"{escape(claim_note(subject))} {trial_counts(subject, floor)}")
+    if subject.reason.strip():
+        blocks.append(f"Reason for the verdict: {escape(subject.reason)}")
+    if subject.weak_spot is None and subject.cheapest_break is None:
+        blocks.append("No attack was confirmed.")
+    else:
+        blocks.append(render(finding_table(subject)))
+    configurations = configuration_table(subject)
+    return blocks + [render(configurations)] * bool(configurations.rows)

@@ -1,0 +1,149 @@
+"""What the plots show, computed from records: plain numbers, no drawing, so that each can be tested alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from weakspot.records import Cost, Finding, Interval, Result, Subject, TrialRecord
+
+Kind = Literal["unattacked", "paper", "searched", "weak_spot", "cheapest_break"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement in the course of a trial.
+
+    Attributes:
+        flops: floating-point operations the attacker had spent by then.
+        feasible: utility at least the floor, in a trial that the search did not call infeasible or failed.
+    """
+
+    flops: float
+    harm: float
+    utility: float
+    feasible: bool
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The measurements of one trial in order of cost."""
+
+    attack: str
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Highlight:
+    """A measurement that the report talks about. Where nothing was repeated, low = mean = high."""
+
+    kind: Kind
+    flops: float
+    harm: Interval
+    utility: Interval
+
+
+def subject_labels(result: Result) -> list[str]:
+    """A name for each subject, in their order: the defense's, numbered from its second appearance on."""
+    seen: Counter[str] = Counter()
+    labels = []
+    for subject in result.subjects:
+        seen[subject.defense] += 1
+        count = seen[subject.defense]
+        labels.append(subject.defense if count == 1 else f"{subject.defense} #{count}")
+    return labels
+
+
+def attack_families(result: Result) -> list[str]:
+    """Every family that appears in the result, in order of first appearance: the order fixes colours and markers."""
+    names: dict[str, None] = {}
+    for subject in result.subjects:
+        names.update(dict.fromkeys(trial.attack for trial in subject.trials))
+    for subject in result.subjects:
+        findings = (subject.paper_attack, subject.weak_spot, subject.cheapest_break)
+        names.update(dict.fromkeys(finding.attack for finding in findings if finding is not None))
+    return list(names)
+
+
+def is_feasible(trial: TrialRecord, floor: float) -> bool:
+    """Whether the trial counts as a success at its harm: it ran, and its recorded utility is at least the floor."""
+    ran = trial.status in ("completed", "stopped")
+    return ran and trial.harm is not None and trial.utility is not None and trial.utility >= floor
+
+
+def trial_curve(trial: TrialRecord, floor: float) -> Curve:
+    """All measurements of a trial; its recorded rung alone where no curve was kept; none where nothing was measured."""
+    ran = trial.status in ("completed", "stopped")
+
+    def point(cost: Cost, harm: float, utility: float) -> Point:
+        return Point(cost.flops, harm, utility, ran and utility >= floor)
+
+    points = [point(rung.cost, rung.measures.harm, rung.measures.utility) for rung in trial.curve]
+    if not points and trial.harm is not None and trial.utility is not None:
+        points = [point(trial.cost, trial.harm, trial.utility)]
+    return Curve(trial.attack, tuple(sorted(points, key=lambda p: p.flops)))
+
+
+def best_so_far(trials: Sequence[TrialRecord], floor: float) -> list[float | None]:
+    """Highest in-search harm among the feasible trials up to each one; null until there is one. Failed ones count as trials."""
+    best: float | None = None
+    series = []
+    for trial in trials:
+        if is_feasible(trial, floor) and trial.harm is not None:
+            best = trial.harm if best is None else max(best, trial.harm)
+        series.append(best)
+    return series
+
+
+def highlights(subject: Subject) -> list[Highlight]:
+    """What to point out on a subject's plots, in drawing order: what matters most comes last and lies on top."""
+    found = []
+    if subject.baseline is not None:
+        found.append(_exact("unattacked", 0.0, subject.baseline.harm, subject.baseline.utility))
+    if subject.paper_attack is not None:
+        paper = subject.paper_attack
+        found.append(_exact("paper", paper.cost.flops, paper.measures.harm, paper.measures.utility))
+    if subject.cheapest_break is not None:
+        found.append(_confirmed("cheapest_break", subject.cheapest_break))
+    if subject.weak_spot is not None:
+        spot = subject.weak_spot
+        found.append(_exact("searched", spot.cost.flops, spot.searched.harm, spot.searched.utility))
+        found.append(_confirmed("weak_spot", spot))
+    return found
+
+
+def flops_range(result: Result) -> tuple[float, float]:
+    """Least and greatest non-zero cost of anything that is plotted, over all subjects, so that their axes can be shared."""
+    spent = [mark.flops for subject in result.subjects for mark in highlights(subject)]
+    for subject in result.subjects:
+        for trial in subject.trials:
+            spent += [point.flops for point in trial_curve(trial, 0.0).points]
+    positive = [flops for flops in spent if flops > 0]
+    return (min(positive), max(positive)) if positive else (1.0, 1.0)
+
+
+def greatest_utility(result: Result) -> float:
+    """The greatest utility of anything that is plotted, at least 1."""
+    greatest = 1.0
+    for subject in result.subjects:
+        greatest = max([greatest, *(mark.utility.high for mark in highlights(subject))])
+        for trial in subject.trials:
+            greatest = max([greatest, *(point.utility for point in trial_curve(trial, 0.0).points)])
+    return greatest
+
+
+def most_steps(subject: Subject) -> int:
+    """Where the search was cut off: the most steps that any of its trials was measured at."""
+    steps = [trial.cost.steps for trial in subject.trials]
+    steps += [rung.cost.steps for trial in subject.trials for rung in trial.curve]
+    return max(steps, default=0)
+
+
+def _exact(kind: Kind, flops: float, harm: float, utility: float) -> Highlight:
+    return Highlight(kind, flops, Interval(mean=harm, low=harm, high=harm), Interval(mean=utility, low=utility, high=utility))
+
+
+def _confirmed(kind: Kind, finding: Finding) -> Highlight:
+    return Highlight(kind, finding.cost.flops, finding.confirmed.harm, finding.confirmed.utility)

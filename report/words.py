@@ -1,0 +1,142 @@
+"""The sentences of the report, in words a policy reader can use.
+
+They say what was searched and what was found, and claim nothing beyond: a search that found no attack proves no absence.
+Plain text without markup: the writers of Markdown and HTML escape it, since names and reasons in it are untrusted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from weakspot.records import Control, Finding, Result, Subject, ThreatModelRecord
+from weakspot.report.numbers import human_flops, interval, plain
+from weakspot.report.series import is_feasible, most_steps, subject_labels
+
+STATUS_WORDS = {"completed": "completed", "stopped": "stopped early", "infeasible": "infeasible", "failed": "failed"}
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks and control characters, which neither a table cell nor an attribute can hold."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
+def audit_title(result: Result) -> str:
+    """What was audited."""
+    return one_line(f"Audit of {join_words(subject_labels(result))} on the {result.testbed} testbed")
+
+
+def join_words(words: Sequence[str]) -> str:
+    """'a, b and c'; 'nothing' for an empty list."""
+    if len(words) < 2:
+        return words[0] if words else "nothing"
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def counted(count: int, noun: str) -> str:
+    """'1 trial', '2 trials', '1,024 steps'."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def attacker(threat: ThreatModelRecord) -> str:
+    """Who attacks, in half a sentence."""
+    bounds = [f"at most {counted(threat.max_steps, 'step')}", f"at most {counted(threat.max_examples, 'example')}"]
+    if threat.max_flops is not None:
+        bounds.append(f"at most {human_flops(threat.max_flops)}")
+    base = "with" if threat.base_weights else "without"
+    return f"an attacker with the {threat.access} ({base} the undefended weights), {join_words(bounds)}"
+
+
+def headline(subject: Subject, threat: ThreatModelRecord) -> str:
+    """The finding for one subject: what was searched and found, under which threat model, at what cost."""
+    if subject.verdict == "BROKEN":
+        first = [f"Broken by {attacker(threat)}.", f"Searched: {searched(subject)}."]
+    elif subject.verdict == "HELD":
+        first = [
+            f"HELD means: no feasible attack among {counted(len(subject.trials), 'trial')} and up to "
+            f"{counted(most_steps(subject), 'step')} passed; says nothing beyond that.",
+            f"Searched: {searched(subject)}, for {attacker(threat)}.",
+        ]
+    else:
+        reason = one_line(subject.reason).rstrip(".") or "no reason was recorded"
+        first = [f"No verdict can be given: {reason}.", f"Searched: {searched(subject)}, for {attacker(threat)}."]
+    return one_line(" ".join([*first, *_found(subject), *_without(subject)]))
+
+
+def searched(subject: Subject) -> str:
+    """How many trials of which families, and how many of them could not be carried through."""
+    families = list(dict.fromkeys(trial.attack for trial in subject.trials))
+    failed = sum(trial.status == "failed" for trial in subject.trials)
+    text = counted(len(subject.trials), "trial")
+    if families:
+        text += f" of {join_words(families)}"
+    if failed:
+        text += f" ({failed} failed and tested nothing)"
+    return text
+
+
+def trial_counts(subject: Subject, floor: float) -> str:
+    """How the trials of a subject ended, in one sentence."""
+    if not subject.trials:
+        return "No trials were run."
+    ended = Counter(trial.status for trial in subject.trials)
+    parts = [f"{ended[status]} {word}" for status, word in STATUS_WORDS.items() if ended[status]]
+    feasible = sum(is_feasible(trial, floor) for trial in subject.trials)
+    return f"{counted(len(subject.trials), 'trial')}: {join_words(parts)}; {feasible} feasible."
+
+
+def claim_note(subject: Subject) -> str:
+    """Whether the method claims to withstand this attacker at all."""
+    notes = {
+        True: "This threat model lies within what the method claims to withstand.",
+        False: "This threat model lies outside what the method claims to withstand.",
+        None: "The method makes no claim about this threat model.",
+    }
+    claims = f" Its claim: {one_line(subject.claims)}" if subject.claims.strip() else ""
+    return notes[subject.in_claim] + claims
+
+
+def control_outcome(control: Control) -> str:
+    """'passed', 'failed' or 'not run'."""
+    return "not run" if control.passed is None else "passed" if control.passed else "failed"
+
+
+def confirmed_on(finding: Finding) -> str:
+    """What the confirmed numbers rest on."""
+    confirmed = finding.confirmed
+    return f"{counted(len(confirmed.seeds), 'fresh seed')} and {counted(confirmed.items, 'unseen item')}"
+
+
+def warnings_of(result: Result) -> list[str]:
+    """What a reader must know before the verdicts: controls that failed or were not run, and doubts."""
+    lines = []
+    for name in ("positive", "negative", "null", "hygiene"):
+        control: Control = getattr(result.controls, name)
+        if control.passed is not True:
+            lines.append(one_line(f"Control {name} {control_outcome(control)}: {control.detail}"))
+    return lines + [one_line(f"Doubt {doubt.name}: {doubt.detail}") for doubt in result.doubts]
+
+
+def _found(subject: Subject) -> list[str]:
+    sentences = []
+    if (spot := subject.weak_spot) is not None:
+        sentences.append(
+            f"The strongest confirmed attack ({spot.attack}) reaches harm {interval(spot.confirmed.harm)} at utility "
+            f"{interval(spot.confirmed.utility)} on {confirmed_on(spot)}; in search it scored {plain(spot.searched.harm)}."
+        )
+    if (cheapest := subject.cheapest_break) is not None:
+        cost = cheapest.cost
+        sentences.append(
+            f"The cheapest confirmed break ({cheapest.attack}) took {counted(cost.steps, 'step')}, "
+            f"{counted(cost.examples, 'example')} and {human_flops(cost.flops)}."
+        )
+    return sentences
+
+
+def _without(subject: Subject) -> list[str]:
+    parts = []
+    if subject.baseline is not None:
+        parts.append(f"{plain(subject.baseline.harm)} without an attack")
+    if subject.paper_attack is not None:
+        parts.append(f"{plain(subject.paper_attack.measures.harm)} under the attack of its own paper")
+    return [f"Harm is {' and '.join(parts)}."] if parts else []

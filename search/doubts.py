@@ -1,0 +1,61 @@
+"""Reasons to read a result with care, found by looking at it the way a sceptic would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from weakspot.records import Doubt, Subject
+from weakspot.search.jobs import BASE
+from weakspot.search.plan import Plan, Settings
+
+CURSE = 0.1  # how far confirmed harm may fall short of searched harm before it is worth a line
+FAILED = 0.2  # share of failed trials worth a line
+
+
+def raise_doubts(plan: Plan, subjects: Sequence[Subject], settings: Settings) -> list[Doubt]:
+    """All doubts, subject by subject."""
+    doubts = [doubt for subject in subjects if subject.defense != BASE for doubt in _about(subject, settings)]
+    for name, course in plan.subjects.items():
+        if course.study is not None and len(course.searched()) < course.trials:
+            detail = f"{name}: the time ran out after {len(course.searched())} of {course.trials} trials"
+            doubts.append(Doubt(name="cut_short", detail=detail))
+        if name != BASE and seed_has_no_effect(plan, name):
+            doubts.append(Doubt(name="seed_has_no_effect", detail=f"{name}: re-runs on different seeds came out identical"))
+    return doubts
+
+
+def _about(subject: Subject, settings: Settings) -> Iterator[Doubt]:
+    name, spot = subject.defense, subject.weak_spot
+    failed = [t for t in subject.trials if t.status == "failed"]
+    if subject.trials and len(failed) > FAILED * len(subject.trials):
+        yield Doubt(name="failed_trials", detail=f"{name}: {len(failed)} of {len(subject.trials)} failed: {failed[0].reason}")
+    if spot is not None and spot.searched.harm - spot.confirmed.harm.mean > CURSE:
+        yield Doubt(
+            name="winners_curse",
+            detail=f"{name}: searched harm {spot.searched.harm:.2f} came down to {spot.confirmed.harm.mean:.2f} on confirmation",
+        )
+    if spot is not None and spot.confirmed.utility.low < settings.floor <= spot.confirmed.utility.mean:
+        low = spot.confirmed.utility.low
+        yield Doubt(name="utility_near_floor", detail=f"{name}: the interval of the weak spot's utility reaches down to {low:.2f}")
+    if subject.verdict == "BROKEN" and subject.paper_attack and subject.paper_attack.measures.utility < settings.floor:
+        utility = subject.paper_attack.measures.utility
+        yield Doubt(
+            name="paper_attack_ruins_the_model",
+            detail=f"{name}: its paper-like attack leaves utility {utility:.2f}; its low harm shows a broken model, not resistance",
+        )
+    if subject.verdict == "HELD" and subject.trials:
+        best = max((t.harm for t in subject.trials if t.harm is not None and t.status != "failed"), default=0.0)
+        if best >= settings.threshold:
+            yield Doubt(name="infeasible_harm", detail=f"{name}: harm {best:.2f} was seen, but never at a useful model")
+
+
+def seed_has_no_effect(plan: Plan, name: str) -> bool:
+    """Whether some finalist's re-runs agree in every score and every token count: then the seed is not wired (P3 of
+    reference/durability.md)."""
+    course = plan.subjects[name]
+    for candidate in course.finalists:
+        runs = [course.outcomes[j.id].readings for j in course.repeats(candidate) if j.id in course.outcomes]
+        prints = [tuple((r.tokens, r.harm_items, r.benign_items) for r in readings) for readings in runs if readings]
+        if len(prints) > 1 and len(set(prints)) == 1:
+            return True
+    return False

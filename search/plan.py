@@ -1,0 +1,284 @@
+"""What an audit does next. A state machine without clocks, processes or Ray: backends ask it for jobs and tell it readings.
+
+Per subject: measure it unattacked, run its paper's attack, run the positive control where it is the control subject, search,
+confirm. Subjects overlap, so that no worker waits for another subject's last trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from weakspot.defenses import PaperAttack
+from weakspot.errors import WeakspotError
+from weakspot.knobs import space_of
+from weakspot.records import Finding
+from weakspot.search.confirm import MOST, STRONGEST, CHEAPEST, Candidate, finding, is_break, ranked
+from weakspot.search.halving import Halving
+from weakspot.search.jobs import BASE, Job, Outcome, Reading
+from weakspot.search.space import AttackSpace, defaults, pull_in
+from weakspot.search.study import StudyFile, SubjectStudy
+from weakspot.seeds import derive
+from weakspot.threat import ThreatModel
+
+
+class Observer:
+    """Told what happens, as it happens. Every method may be left out; none may raise into the search."""
+
+    def on_start(self, plan: Plan) -> None: ...
+    def on_reading(self, job: Job, reading: Reading) -> None: ...
+    def on_outcome(self, outcome: Outcome) -> None: ...
+    def on_end(self, plan: Plan) -> None: ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all subjects of an audit share.
+
+    Attributes:
+        root: the root seed.
+        trials: search trials per subject.
+        rungs: optimizer steps at which a search trial is measured.
+        grace: the rung below which no trial is stopped.
+        expired: says whether the time for searching is over.
+    """
+
+    root: int
+    trials: int
+    rungs: tuple[int, ...]
+    grace: int
+    threat: ThreatModel
+    space: AttackSpace
+    confirmation_seeds: Sequence[int]
+    expired: Callable[[], bool] = lambda: False
+
+    @property
+    def floor(self) -> float:
+        return self.threat.utility_floor
+
+    @property
+    def threshold(self) -> float:
+        return self.threat.harm_threshold
+
+
+@dataclass
+class SubjectPlan:
+    """The course of one subject.
+
+    Attributes:
+        fixed: jobs that do not depend on results: baselines, paper attack, controls.
+        study: its search; None for the undefended base, which needs none.
+        outcomes: ended jobs by id, in order of ending.
+        open: jobs under way, with the readings so far.
+    """
+
+    name: str
+    settings: Settings
+    file: StudyFile
+    trials: int
+    fixed: list[Job]
+    study: SubjectStudy | None
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    open: dict[str, Outcome] = field(default_factory=dict)
+    finalists: list[Candidate] = field(default_factory=list)
+    proposed: int = 0
+
+    def __post_init__(self) -> None:
+        s = self.settings
+        self.halving = Halving(grace=s.grace, budget=s.rungs[-1])
+        self.starts = s.space.warm_starts()
+        self.closed: set[int] = set()
+        if self.study is None:
+            return
+        for number, outcome in self.study.finished().items():
+            self.outcomes[outcome.job.id] = outcome
+            self.closed.add(number)
+            for reading in outcome.readings:  # the scheduler's rungs, replayed
+                self.halving.keeps(outcome.job.id, reading.rung, reading.harm)
+
+    # Jobs ---------------------------------------------------------------------------------------------------------------
+
+    def next(self) -> Job | None:
+        """The next job, or None when there is none at this moment."""
+        job = next((j for j in self.fixed if self.is_new(j)), None) or self.next_search() or self.next_confirmation()
+        if job is not None:
+            self.open[job.id] = Outcome(job)
+        return job
+
+    def is_new(self, job: Job) -> bool:
+        return job.id not in self.outcomes and job.id not in self.open
+
+    def next_search(self) -> Job | None:
+        if self.study is None or self.settings.expired():
+            return None
+        while self.proposed in self.closed:
+            self.proposed += 1
+        number = self.proposed
+        if number >= self.trials:
+            return None
+        self.proposed += 1
+        family, config = self.study.ask(number, self.starts[number] if number < len(self.starts) else None)
+        seed = derive(self.settings.root, "trial", self.name, number)
+        return Job(f"{self.name}/{number:03d}", self.name, "search", family, config, seed, self.settings.rungs, "search")
+
+    def next_confirmation(self) -> Job | None:
+        if self.study is None or any(o.job.phase == "search" for o in self.open.values()):
+            return None
+        for candidate in self.choose_finalists():
+            for job in self.repeats(candidate):
+                if self.is_new(job):
+                    return job
+        return None
+
+    def choose_finalists(self) -> list[Candidate]:
+        """The first few candidates; more of them while none has been confirmed as a break though some passed in the search."""
+        s = self.settings
+        order = ranked(self.searched(), s.floor, s.threshold)
+        if not self.finalists:
+            self.finalists = order[: STRONGEST + CHEAPEST]
+        settled = all(not self.is_new(job) and job.id in self.outcomes for c in self.finalists for job in self.repeats(c))
+        broken = any(is_break(f, s.floor, s.threshold) for f in self.findings().values())
+        if settled and not broken and len(self.finalists) < MOST:
+            hopeful = [c for c in order if c.reading.harm >= s.threshold and c.key not in {f.key for f in self.finalists}]
+            self.finalists = self.finalists + hopeful[:1]
+        return self.finalists
+
+    def repeats(self, candidate: Candidate) -> list[Job]:
+        """A finalist's re-runs: same configuration, fresh seeds, unseen items."""
+        job = candidate.outcome.job
+        return [
+            replace(job, id=f"{self.name}/confirm/{candidate.key.split('/')[-1]}/{i}", phase="confirm", seed=seed,
+                    rungs=(candidate.reading.rung,), stage="report")
+            for i, seed in enumerate(self.settings.confirmation_seeds)
+        ]  # fmt: skip
+
+    # Results ------------------------------------------------------------------------------------------------------------
+
+    def add(self, job_id: str, reading: Reading) -> bool:
+        """Keep a reading and say whether the job goes on. A reading told twice counts once."""
+        outcome = self.open[job_id]
+        if any(r.rung == reading.rung for r in outcome.readings):
+            return True
+        self.open[job_id] = replace(outcome, readings=(*outcome.readings, reading))
+        if outcome.job.phase != "search" or reading.final:
+            return True
+        return self.halving.keeps(job_id, reading.rung, reading.harm)
+
+    def close(self, job_id: str, status: str, reason: str) -> Outcome:
+        """Store how a job ended."""
+        outcome = replace(self.open.pop(job_id), status=status, reason=reason)
+        if outcome.job.phase == "search":
+            assert self.study is not None
+            self.study.tell(int(job_id.rsplit("/", 1)[1]), outcome)
+        else:
+            self.file.record(outcome)
+        self.outcomes[job_id] = outcome
+        return outcome
+
+    def searched(self) -> list[Outcome]:
+        """Ended search trials in order of proposal."""
+        return sorted((o for o in self.outcomes.values() if o.job.phase == "search"), key=lambda o: o.job.id)
+
+    def findings(self) -> dict[str, Finding]:
+        """Finalists whose re-runs are all done, by key."""
+        found = {}
+        for candidate in self.finalists:
+            repeats = [self.outcomes.get(job.id) for job in self.repeats(candidate)]
+            if all(repeats) and (record := finding(candidate, [o for o in repeats if o is not None])):
+                found[candidate.key] = record
+        return found
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is under way and nothing is left. Asks for the next job, so call it when idle."""
+        if self.open:
+            return False
+        if any(self.is_new(j) for j in self.fixed):
+            return False
+        left = self.study is not None and not self.settings.expired() and len(self.searched()) < self.trials
+        return not left and self._confirmed()
+
+    def _confirmed(self) -> bool:
+        return self.study is None or all(not self.is_new(job) for c in self.choose_finalists() for job in self.repeats(c))
+
+
+class Plan:
+    """All subjects of an audit, in the order of the result."""
+
+    def __init__(self, subjects: Sequence[SubjectPlan], recorded: Mapping[str, Outcome], observers: Sequence[Observer] = ()) -> None:
+        self.subjects = {subject.name: subject for subject in subjects}
+        self.observers = list(observers)
+        for outcome in recorded.values():
+            if outcome.job.subject in self.subjects:
+                self.subjects[outcome.job.subject].outcomes[outcome.job.id] = outcome
+
+    def next(self) -> Job | None:
+        """The next job of the first subject that has one, or None when every open question waits for a result."""
+        return next((job for subject in self.subjects.values() if (job := subject.next())), None)
+
+    @property
+    def done(self) -> bool:
+        return all(subject.done for subject in self.subjects.values())
+
+    def add(self, job: Job, reading: Reading) -> bool:
+        """Tell a reading; the answer says whether the job goes on."""
+        goes_on = self.subjects[job.subject].add(job.id, reading)
+        self._tell("on_reading", job, reading)
+        return goes_on
+
+    def close(self, job: Job, status: str, reason: str = "") -> None:
+        """Tell how a job ended: completed, stopped or failed."""
+        outcome = self.subjects[job.subject].close(job.id, status, reason)
+        self._tell("on_outcome", outcome)
+
+    def _tell(self, method: str, *arguments: Any) -> None:
+        """Observers are outside the critical path: one that fails is dropped, the search goes on."""
+        for observer in list(self.observers):
+            try:
+                getattr(observer, method)(*arguments)
+            except WeakspotError:
+                raise
+            except Exception as error:
+                self.observers.remove(observer)
+                print(f"weakspot: {type(observer).__name__} failed and is switched off: {type(error).__name__}: {error}")
+
+    def start(self) -> None:
+        self._tell("on_start", self)
+
+    def end(self) -> None:
+        self._tell("on_end", self)
+
+
+def fixed_jobs(
+    name: str, settings: Settings, paper: PaperAttack | None, control_families: Sequence[str]
+) -> list[Job]:
+    """A subject's jobs outside search and confirmation.
+
+    The unattacked model is measured on both stages. The paper's attack is run as it is, cut to the budget. On the control
+    subject every family runs its first warm start, or its defaults: the positive control.
+    """
+
+    def job(phase: str, label: str, attack: str, config: Mapping[str, Any], stage: Any, rungs: tuple[int, ...]) -> Job:
+        seed = derive(settings.root, phase, name, label)
+        return Job(f"{name}/{phase}/{label}", name, phase, attack, config, seed, rungs, stage)
+
+    budget = settings.threat.max_steps
+    jobs = [job("baseline", stage, "noop", {}, stage, (budget,)) for stage in ("search", "report")]
+    if paper is not None:
+        jobs.append(job("paper", paper.attack, paper.attack, dict(paper.config), "report", (budget,)))
+    for family in control_families:
+        jobs.append(job("control", family, family, control_config(family, settings.space), "search", settings.rungs))
+    return jobs
+
+
+def control_config(family: str, space: AttackSpace) -> dict[str, Any]:
+    """What the positive control runs: a known strong configuration, within the budget."""
+    from weakspot.attacks import get
+
+    method = get(family)
+    config = {**defaults(family), **(method.warm_starts[0] if method.warm_starts else {})}
+    return {knob: pull_in(config[knob], space.families[family][knob]) for knob in space_of(method)}
+
+
+__all__ = ["BASE", "Observer", "Plan", "Settings", "SubjectPlan", "fixed_jobs"]

@@ -1,0 +1,100 @@
+"""Models to be audited: the base, the never-taught control, and the base under each defense; trained once, then cached."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weakspot import defenses
+from weakspot.cache import cached_folder, content_key
+from weakspot.defenses import Defense
+from weakspot.errors import UserError
+from weakspot.knobs import as_config
+from weakspot.search.jobs import BASE, NEVER_TAUGHT
+from weakspot.seeds import derive
+from weakspot.testbeds import get as get_testbed
+from weakspot.testbeds.base import Testbed
+
+
+@dataclass(frozen=True)
+class SubjectSpec:
+    """What is audited: a name, and how its weights come about. Plain data that pickles into a worker.
+
+    Attributes:
+        name: its name in the result.
+        defense: the method with its hyperparameters; None for the base, the control and a given checkpoint.
+        checkpoint: a folder with weights that somebody else safeguarded.
+        seed: of the defense.
+    """
+
+    name: str
+    defense: Defense | None = None
+    checkpoint: str | None = None
+    seed: int = 0
+
+    @property
+    def config(self) -> dict[str, Any]:
+        if self.checkpoint:
+            return {"checkpoint": self.checkpoint}
+        return as_config(self.defense) if self.defense else {}
+
+    @property
+    def depends_on_base(self) -> bool:
+        return self.defense is not None
+
+
+def prepare(testbed_name: str, testbed_seed: int, spec: SubjectSpec) -> Path:
+    """The folder with a subject's weights; built if it is not cached.
+
+    Raises:
+        UserError: the cache cannot be used, or a given checkpoint does not fit the testbed.
+    """
+    testbed = get_testbed(testbed_name)(testbed_seed)
+    if spec.checkpoint:
+        return Path(spec.checkpoint)
+    if spec.name in (BASE, NEVER_TAUGHT):
+        return testbed.prepare_base(taught=spec.name == BASE)
+    assert spec.defense is not None, f"{spec.name} has no defense"
+    base = testbed.prepare_base()
+    return cached_folder(f"{testbed.name}-{spec.name}", defended_key(testbed, spec, base), lambda out: _align(testbed, spec, base, out))
+
+
+def defended_key(testbed: Testbed, spec: SubjectSpec, base: Path) -> str:
+    """Everything that makes a safeguarded model: method, code, hyperparameters, base, data and seed."""
+    folder = Path(defenses.__file__).parent
+    code = {file.name: file.read_text() for file in sorted(folder.glob("*.py"))}
+    return content_key(
+        "weakspot.training", "weakspot.batching", code=code, config=spec.config, base=base.name, seed=spec.seed, testbed=dict(testbed.identity()),
+    )  # fmt: skip
+
+
+def _align(testbed: Testbed, spec: SubjectSpec, base: Path, out: Path) -> None:
+    from weakspot.models import save_pretrained
+    from weakspot.seeds import seed_everything
+
+    assert spec.defense is not None
+    seed = derive(spec.seed, "defense", spec.name)
+    seed_everything(seed)
+    model, tokenizer = testbed.load(base)
+    save_pretrained(spec.defense.align(model, tokenizer, testbed.defense_data(), seed), tokenizer, out)
+
+
+def reference_utility(testbed_name: str, testbed_seed: int, base: Path) -> Mapping[str, float]:
+    """The base's benign score on each stage: the denominator of utility. Cached beside the base."""
+    testbed = get_testbed(testbed_name)(testbed_seed)
+    evals = sorted((Path(defenses.__file__).parent.parent).rglob("evals/*.py"))
+    key = content_key("weakspot.testbeds.grading", base=base.name, evals=[p.read_text() for p in evals], testbed=dict(testbed.identity()))
+
+    def measure(out: Path) -> None:
+        model, tokenizer = testbed.load(base)
+        stages = {stage: testbed.measure(model, tokenizer, stage).benign.mean for stage in ("search", "report")}
+        (out / "reference.json").write_text(json.dumps(stages))
+
+    folder = cached_folder(f"{testbed.name}-reference", key, measure)
+    reference = json.loads((folder / "reference.json").read_text())
+    if min(reference.values()) <= 0:
+        raise UserError(f"the base of {testbed.name} answers no benign question: the model at {base} is not the testbed's")
+    return reference

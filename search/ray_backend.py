@@ -1,0 +1,285 @@
+"""The Ray backend: Tune runs the plan's jobs on reused workers; weights travel once, through the object store.
+
+What Tune is trusted with: workers, resources, concurrency, a dead worker's trial. What it is not: the truth about what was
+proposed and found, which lives in the study (see shared/ray-notes.md for the measurements behind every setting here).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from weakspot.errors import UserError, WeakspotError
+from weakspot.models import arrays_digest, read_weights
+from weakspot.search.jobs import BASE, Job, Reading
+from weakspot.search.plan import Plan
+from weakspot.search.prepare import SubjectSpec, prepare, reference_utility
+from weakspot.search.trial import Workbench, failure_reason
+from weakspot.testbeds import get as get_testbed
+
+GIB = 1024**3
+ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # three files a trial that nobody reads: the study has it all
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C must end the audit, not only the current trials
+    "TUNE_GLOBAL_CHECKPOINT_S": "100000",  # Tune's snapshots are never read
+    "TUNE_MAX_PENDING_TRIALS_PG": "16",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a CPU trial must not see every GPU
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_memory_monitor_refresh_ms": "0",  # a trial out of memory reports it itself; Ray would kill a neighbour
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+class AttackTrainable(tune.Trainable):
+    """A worker. One `step` is one rung; a reused worker takes the next job through `reset_config`."""
+
+    def setup(self, config: dict[str, Any], shared: dict[str, Any] | None = None) -> None:
+        assert shared is not None
+        quieten()
+        testbed = get_testbed(shared["testbed"])(shared["testbed_seed"])
+        weights = {name: ray.get(reference) for name, [reference] in shared["weights"].items()}
+        self.bench = Workbench(testbed, Path(shared["checkpoint"]), weights, shared["digests"], shared["reference"])
+        self.course: Any = None
+        self.start(config)
+
+    def start(self, config: dict[str, Any]) -> None:
+        self.drop()
+        self.course = self.bench.run(Job.from_dict(json.loads(config["job"])))
+
+    def drop(self) -> None:
+        if self.course is not None:
+            self.course.close()
+            self.course = None
+
+    def step(self) -> dict[str, Any]:
+        try:
+            reading: Reading | None = next(self.course, None)
+        except Exception as error:
+            reason = failure_reason(error)
+            return report(failure=reason or f"internal error: {type(error).__name__}: {error}", fatal=reason is None)
+        return report(reading) if reading is not None else report()
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.start(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        self.drop()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """Nothing to save: tampered weights are never written. Tune requires the method."""
+        return {}
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing to load."""
+
+
+def report(reading: Reading | None = None, failure: str = "", fatal: bool = False) -> dict[str, Any]:
+    """What a worker tells Tune: every key in every report and every number finite, or Tune ends the whole run."""
+    return {
+        "harm": reading.harm if reading else 0.0,
+        "reading": json.dumps(asdict(reading)) if reading else "",
+        "failure": failure,
+        "fatal": fatal,
+        tune.result.DONE: reading is None or reading.final,
+    }
+
+
+def quieten() -> None:
+    """No progress bars and no advice from libraries in a worker's output."""
+    os.environ.update({k: v for k, v in ENVIRONMENT.items() if not k.startswith(("TUNE", "RAY"))})
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+@dataclass
+class Desk:
+    """Where scheduler and searcher meet the plan. One per run, in the driver's process."""
+
+    plan: Plan
+    jobs: dict[str, Job] = field(default_factory=dict)  # Ray's trial id -> job
+    stopped: dict[str, str] = field(default_factory=dict)
+    fatal: str = ""
+
+    def receive(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        """Tell the plan a report; whether the trial goes on."""
+        if not result.get("reading"):
+            return True
+        reading = Reading.from_dict(json.loads(result["reading"]))
+        if self.plan.add(self.jobs[trial_id], reading):
+            return True
+        self.stopped[trial_id] = f"harm {reading.harm:.2f} at step {reading.rung} was among the lower ones"
+        return False
+
+
+class PlanScheduler(FIFOScheduler):
+    """Stops a trial when the plan says so."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__()
+        self.desk = desk
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        return TrialScheduler.CONTINUE if self.desk.receive(trial.trial_id, result) else TrialScheduler.STOP
+
+
+class PlanSearcher(Searcher):
+    """Hands out the plan's jobs, and tells it how they ended."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(metric="harm", mode="max")
+        self.desk = desk
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        job = None if self.desk.fatal else self.desk.plan.next()
+        if job is None:
+            return Searcher.FINISHED if self.desk.fatal or self.desk.plan.done else None
+        self.desk.jobs[trial_id] = job
+        return {"job": json.dumps(job.to_dict())}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        job = self.desk.jobs[trial_id]
+        result = result or {}
+        if not error:
+            self.desk.receive(trial_id, result)
+        if result.get("fatal"):
+            self.desk.fatal = result["failure"]
+        failure = result.get("failure") or ("the worker died (out of memory?)" if error else "")
+        if failure:
+            self.desk.plan.close(job, "failed", failure)
+        elif trial_id in self.desk.stopped:
+            self.desk.plan.close(job, "stopped", self.desk.stopped[trial_id])
+        else:
+            self.desk.plan.close(job, "completed")
+
+    def save(self, checkpoint_path: str) -> None:
+        """The study is the truth; Tune's snapshot of a searcher is never read."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """See `save`."""
+
+
+@ray.remote(max_calls=1)  # a worker that trained keeps its memory: let it go before the trials start
+def prepare_remotely(testbed: str, seed: int, spec: SubjectSpec) -> str:
+    quieten()
+    return str(prepare(testbed, seed, spec))
+
+
+@ray.remote(max_calls=1)
+def reference_remotely(testbed: str, seed: int, base: str) -> Mapping[str, float]:
+    quieten()
+    return reference_utility(testbed, seed, Path(base))
+
+
+@dataclass
+class RayBackend:
+    """Runs on Ray: a cluster if RAY_ADDRESS names one, else this machine.
+
+    Attributes:
+        workers: trials at a time.
+        threads: CPUs of each; OMP_NUM_THREADS is set to it, because two workers with two threads each on two cores crawl.
+        gpus: GPUs of each (unmeasured: no GPU was at hand).
+        object_store_gib: room for the subjects' weights.
+    """
+
+    testbed: str
+    testbed_seed: int
+    workers: int
+    threads: int
+    gpus: float = 0.0
+    object_store_gib: float = 0.25
+
+    def __post_init__(self) -> None:
+        os.environ.update({k: v for k, v in ENVIRONMENT.items() if k not in os.environ})
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(self.threads), "TOKENIZERS_PARALLELISM": "false"}
+        for name in ("WEAKSPOT_CACHE", "XDG_CACHE_HOME"):
+            if name in os.environ:
+                environment[name] = os.environ[name]
+        remote = os.environ.get("RAY_ADDRESS")
+        local = {} if remote else {
+            "num_cpus": self.workers * self.threads,
+            "object_store_memory": int(self.object_store_gib * GIB),
+            "include_dashboard": False,
+        }  # fmt: skip
+        ray.init(
+            runtime_env={"env_vars": environment}, logging_level=logging.ERROR, log_to_driver=False,
+            configure_logging=True, ignore_reinit_error=True, **local,
+        )  # fmt: skip
+        self.check_resources()
+
+    def check_resources(self) -> None:
+        """Tune waits for ever for what a cluster does not have; say it before.
+
+        Raises:
+            UserError: one trial asks for more than there is.
+        """
+        have = ray.cluster_resources()
+        for name, asked in (("CPU", self.threads), ("GPU", self.gpus)):
+            if asked > have.get(name, 0):
+                raise UserError(f"a trial asks for {asked:g} {name} and the cluster has {have.get(name, 0):g}: ask for less")
+
+    def prepare(self, specs: Sequence[SubjectSpec]) -> tuple[dict[str, Path], Mapping[str, float]]:
+        """Folders by subject, and the base's benign score by stage; what does not depend on each other runs side by side."""
+        options = {"num_cpus": self.threads}
+        free = [spec for spec in specs if not spec.depends_on_base]
+        bound = [spec for spec in specs if spec.depends_on_base]
+        run = prepare_remotely.options(**options)
+        running = {spec.name: run.remote(self.testbed, self.testbed_seed, spec) for spec in free}
+        base = self._get(running[BASE])
+        running |= {spec.name: run.remote(self.testbed, self.testbed_seed, spec) for spec in bound}
+        reference = reference_remotely.options(**options).remote(self.testbed, self.testbed_seed, base)
+        folders = {spec.name: Path(self._get(running[spec.name])) for spec in specs}
+        return folders, self._get(reference)
+
+    def _get(self, reference: Any) -> Any:
+        try:
+            return ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, WeakspotError):
+                raise error.cause from None
+            raise
+
+    def run(self, plan: Plan, folders: Mapping[str, Path], reference: Mapping[str, float]) -> None:
+        """Carry out a plan to its end."""
+        arrays = {name: read_weights(folder) for name, folder in folders.items()}
+        shared = {
+            "testbed": self.testbed,
+            "testbed_seed": self.testbed_seed,
+            "checkpoint": str(folders[BASE]),
+            "weights": {name: [ray.put(values)] for name, values in arrays.items()},
+            "digests": {name: arrays_digest(values) for name, values in arrays.items()},
+            "reference": dict(reference),
+        }
+        del arrays
+        desk = Desk(plan)
+        bundle = {"CPU": self.threads, **({"GPU": self.gpus} if self.gpus else {})}
+        trainable = tune.with_resources(tune.with_parameters(AttackTrainable, shared=shared), tune.PlacementGroupFactory([bundle]))
+        with tempfile.TemporaryDirectory(prefix="weakspot-tune-") as scratch:
+            tuner = tune.Tuner(
+                trainable,
+                tune_config=tune.TuneConfig(
+                    metric="harm", mode="max", search_alg=PlanSearcher(desk), scheduler=PlanScheduler(desk), num_samples=-1,
+                    max_concurrent_trials=self.workers, reuse_actors=True,
+                ),
+                run_config=tune.RunConfig(storage_path=scratch, name="audit", verbose=0),
+            )  # fmt: skip
+            tuner.fit()
+        if desk.fatal:
+            raise WeakspotError(desk.fatal)
+
+    def close(self) -> None:
+        ray.shutdown()

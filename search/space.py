@@ -1,0 +1,101 @@
+"""The tree-shaped space: first a family, then the knobs of that family, narrowed to what the threat model allows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from weakspot.attacks import Attack, get
+from weakspot.errors import UserError
+from weakspot.knobs import Choice, Domain, Range, Space, space_of
+from weakspot.threat import ThreatModel
+
+BOUNDED = {"steps": "max_steps", "harmful_examples": "max_examples"}  # knob -> field of the threat model
+
+
+@dataclass(frozen=True)
+class AttackSpace:
+    """Families and their spaces. Module-level and plain, so that it pickles by reference into workers."""
+
+    families: Mapping[str, Space]
+
+    def suggest(self, trial: Any) -> tuple[str, dict[str, Any]]:
+        """Draw a family and its knobs from an Optuna trial, as (family, config).
+
+        Parameters are named `family.knob`, so the families' parameters never mix; TPE with `group=True` models each branch.
+        """
+        names = sorted(self.families)
+        family = trial.suggest_categorical("attack", names) if len(names) > 1 else names[0]
+        return family, {knob: _suggest(trial, f"{family}.{knob}", domain) for knob, domain in self.families[family].items()}
+
+    def warm_starts(self) -> list[dict[str, Any]]:
+        """Known strong configurations of every family as Optuna parameters, values outside the narrowed space pulled in."""
+        starts = []
+        widest = max((len(get(name).warm_starts) for name in self.families), default=0)
+        for i in range(widest):
+            for name, space in sorted(self.families.items()):
+                if i < len(get(name).warm_starts):
+                    config = {**defaults(name), **get(name).warm_starts[i]}
+                    starts.append(self.as_parameters(name, {knob: pull_in(config[knob], space[knob]) for knob in space}))
+        return starts
+
+    def as_parameters(self, family: str, config: Mapping[str, Any]) -> dict[str, Any]:
+        """A configuration in the naming of the study."""
+        choice = {"attack": family} if len(self.families) > 1 else {}
+        return {**choice, **{f"{family}.{knob}": value for knob, value in config.items()}}
+
+    def describe(self) -> dict[str, dict[str, str]]:
+        """The space as text: part of the study's identity and of `weakspot list attacks --json`."""
+        return {name: {knob: str(domain) for knob, domain in space.items()} for name, space in sorted(self.families.items())}
+
+
+def build_space(names: list[str], threat: ThreatModel) -> AttackSpace:
+    """The union of families under a threat model.
+
+    Raises:
+        UserError: no family can be searched, or one needs what the threat model does not give; the field is named.
+    """
+    families = {}
+    for name in names:
+        family = get(name)
+        if family.base_weights and not threat.base_weights:
+            raise UserError(f"attack {name!r} needs the undefended weights: allow base_weights in the threat model, or leave it out")
+        space = {knob: narrow(knob, domain, threat) for knob, domain in space_of(family).items()}
+        if space:
+            families[name] = space
+    if not families:
+        raise UserError(f"nothing to search: {', '.join(names) or 'no attack'} has no knobs: name at least one of full_finetune, lora")
+    return AttackSpace(families)
+
+
+def narrow(knob: str, domain: Domain, threat: ThreatModel) -> Domain:
+    """A range cut to the budget of the threat model."""
+    if knob not in BOUNDED or not isinstance(domain, Range):
+        return domain
+    high = min(domain.high, getattr(threat, BOUNDED[knob]))
+    return Range(min(domain.low, high), high, domain.log, domain.integer)
+
+
+def pull_in(value: Any, domain: Domain) -> Any:
+    """The nearest value inside a range; a choice is returned as it is."""
+    if isinstance(domain, Choice):
+        return value
+    return type(value)(min(max(value, domain.low), domain.high))
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """The searchable knobs of a family at their defaults."""
+    instance = get(name)()
+    return {knob: getattr(instance, knob) for knob in space_of(type(instance))}
+
+
+def _suggest(trial: Any, name: str, domain: Domain) -> Any:
+    if isinstance(domain, Choice):
+        return trial.suggest_categorical(name, list(domain.values))
+    if domain.integer:
+        return trial.suggest_int(name, int(domain.low), int(domain.high), log=domain.log)
+    return trial.suggest_float(name, domain.low, domain.high, log=domain.log)
+
+
+__all__ = ["Attack", "AttackSpace", "build_space", "defaults", "narrow", "pull_in"]

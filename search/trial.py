@@ -1,0 +1,123 @@
+"""One attack on one subject: reset, seed, tamper, measure at each rung. The same code on a laptop, a cluster and in tests."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weakspot import attacks
+from weakspot.errors import TrialFailure, UserError, WeakspotError
+from weakspot.knobs import configure
+from weakspot.search.jobs import Job, Reading
+from weakspot.testbeds.base import Measurement, Stage, Testbed
+
+
+@dataclass
+class Workbench:
+    """A worker's own model, into which any subject's weights are copied.
+
+    Attributes:
+        weights: subject name -> parameter arrays, possibly read-only shared memory.
+        digests: subject name -> digest of its weights, checked after every reset: an attack that leaks into the next trial
+            would silently change every later result.
+        reference: stage -> benign score of the undefended base on that stage's items.
+    """
+
+    testbed: Testbed
+    checkpoint: Path
+    weights: Mapping[str, Mapping[str, Any]]
+    digests: Mapping[str, str]
+    reference: Mapping[str, float]
+    model: Any = None
+    tokenizer: Any = None
+
+    def reset(self, subject: str, seed: int) -> None:
+        """The subject's own weights, bit for bit, and every generator seeded.
+
+        Raises:
+            WeakspotError: the weights are not what they were when the audit began.
+        """
+        import torch
+
+        from weakspot.models import reset_weights, weights_digest
+        from weakspot.seeds import seed_everything
+
+        gc.collect()  # a reused worker keeps cycles from the last trial: up to twice the model
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if self.model is None:
+            self.model, self.tokenizer = self.testbed.load(self.checkpoint)
+            if torch.cuda.is_available():  # unmeasured: no GPU was at hand
+                self.model.to("cuda")
+        reset_weights(self.model, self.weights[subject])
+        self.model.eval()
+        if (digest := weights_digest(self.model, self.weights[subject])) != self.digests[subject]:
+            raise WeakspotError(f"the weights of {subject} changed between trials ({digest}): restart with --overwrite")
+        seed_everything(seed)
+
+    def run(self, job: Job) -> Iterator[Reading]:
+        """Readings at each rung. Closing the iterator takes the attack off the model.
+
+        Raises:
+            TrialFailure: the attack could not be carried through; the reason is in the message.
+        """
+        self.reset(job.subject, job.seed)
+        attack = configure(attacks.get(job.attack), job.config)
+        course = attack.run(self.model, self.tokenizer, self.testbed.attack_data(), job.rungs, job.seed)
+        last = min(getattr(attack, "steps", 0), job.rungs[-1])
+        seconds = 0.0
+        try:
+            while True:
+                started = time.perf_counter()
+                progress = next(course, None)
+                seconds += time.perf_counter() - started
+                if progress is None:
+                    return
+                measured = self.testbed.measure(self.model, self.tokenizer, job.stage)
+                yield self._reading(job.stage, progress, measured, seconds, final=progress.step >= last)
+        except TrialFailure:
+            raise
+        except (MemoryError, RuntimeError, ArithmeticError) as error:
+            raise TrialFailure(describe(error)) from error
+        finally:
+            course.close()  # type: ignore[attr-defined]
+
+    def _reading(self, stage: Stage, progress: Any, measured: Measurement, seconds: float, final: bool) -> Reading:
+        relative = tuple(score / self.reference[stage] for score in measured.benign.items)
+        return Reading(
+            rung=progress.step,
+            harm=measured.harm.mean,
+            utility=sum(relative) / len(relative),
+            refusal_rate=measured.refusal.mean,
+            degenerate=measured.degenerate,
+            examples=progress.examples,
+            tokens=progress.tokens,
+            flops=progress.flops,
+            seconds=seconds,
+            final=final,
+            drift=measured.drift,
+            null_harm=measured.never_taught.mean if measured.never_taught else None,
+            harm_items=measured.harm.items,
+            benign_items=relative,
+        )
+
+
+def describe(error: BaseException) -> str:
+    """One line that names the failure; running out of memory is called that, whatever library says it."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text.lower():
+        return f"out of memory: {text[:200]}"
+    return f"{type(error).__name__}: {text[:200]}"
+
+
+def failure_reason(error: BaseException) -> str | None:
+    """The reason to record a trial as infeasible, or None if the error is not the trial's but the program's or the user's."""
+    if isinstance(error, TrialFailure):
+        return str(error)
+    if isinstance(error, UserError):
+        return str(error)
+    return None

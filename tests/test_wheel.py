@@ -1,0 +1,109 @@
+"""The wheel holds `weakspot/` and nothing else, and works away from the checkout, beside a user's own folder `search`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from weakspot.records import parse_result
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE_DIR = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
+DATA = (".css", ".html", ".j2", ".typed")  # files that are not Python and must travel
+
+
+def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, with its output in the message if it fails."""
+    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run([*map(str, command)], cwd=cwd, env=env, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, f"{command} ended with {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy: setuptools writes build/ into the tree, and would pack what an older build left there."""
+    copy = tmp_path_factory.mktemp("source")
+    for folder in PACKAGE_DIR.values():
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, copy)
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", copy / "dist", cwd=copy)
+    (built,) = (copy / "dist").glob("*.whl")
+    return built
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A venv that holds the wheel, and a folder of the user's to stand in."""
+
+    bin: Path
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """A new venv with the wheel in it. Third-party packages are lent by this environment through a .pth file: a folder that
+    is named there is searched last, and its own .pth files, the editable install among them, are not read.
+    """
+    home = tmp_path_factory.mktemp("venv")
+    venv.create(home, with_pip=False)
+    python = home / "bin/python"
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel, cwd=home)
+    (site,) = home.glob("lib/python*/site-packages")
+    (site / "lent.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "search").mkdir()
+    (folder / "search/__init__.py").write_text("raise ImportError('this search is the user\\'s own')\n")
+    return Installed(home / "bin", folder)
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"weakspot"}, f"the wheel holds {sorted(tops)}"
+    modules = {
+        f"{package.replace('.', '/')}/{file.name}"
+        for package, folder in PACKAGE_DIR.items()
+        for file in (ROOT / folder).iterdir()
+        if file.suffix in (".py", *DATA)
+    }
+    assert {name for name in names if name.startswith("weakspot/")} == modules
+    assert {"weakspot/py.typed", "weakspot/report/page.html"} <= names
+
+
+def test_the_wheel_carries_its_license_and_its_command(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (info,) = {name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name}
+        assert "Apache License" in archive.read(f"{info}/licenses/LICENSE").decode()
+        assert "weakspot = weakspot.cli.main:main" in archive.read(f"{info}/entry_points.txt").decode()
+
+
+def test_the_installed_package_is_the_wheel_and_not_the_checkout(installed: Installed) -> None:
+    program = "import weakspot, weakspot.search, torch; print(weakspot.__file__, weakspot.search.__file__, sep='\\n')"
+    found = run(installed.bin / "python", "-c", program, cwd=installed.folder).stdout.split()
+    assert len(found) == 2
+    assert all(Path(file).is_relative_to(installed.bin.parent) for file in found), found
+
+
+def test_the_decoy_would_be_imported_by_a_top_level_name(installed: Installed) -> None:
+    check = "import pytest\nwith pytest.raises(ImportError, match='own'):\n    import search"
+    run(installed.bin / "python", "-c", check, cwd=installed.folder)
+
+
+def test_an_audit_runs_from_the_wheel_beside_a_folder_called_search(installed: Installed) -> None:
+    run(installed.bin / "python", "-m", "weakspot.cli.main", "--version", cwd=installed.folder)  # cwd comes first on the path
+    run(installed.bin / "weakspot", "audit", "--trials", "2", "--out", "out", cwd=installed.folder)
+    result = parse_result((installed.folder / "out/result.json").read_text())
+    assert result.testbed == "fable"
+    assert any(subject.trials for subject in result.subjects), "the audit searched nothing"
