@@ -20,6 +20,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from weakspot.cache import NotCachedError, only_cached
 from weakspot.errors import UserError, WeakspotError
 from weakspot.models import arrays_digest, read_weights
 from weakspot.search.jobs import BASE, Job, Reading
@@ -233,13 +234,26 @@ class RayBackend:
                 raise UserError(f"a trial asks for {asked:g} {name} and the cluster has {have.get(name, 0):g}: ask for less")
 
     def prepare(self, specs: Sequence[SubjectSpec]) -> tuple[dict[str, Path], Mapping[str, float]]:
-        """Folders by subject, and the base's benign score by stage; what does not depend on each other runs side by side."""
+        """Folders by subject, and the base's benign score by stage; what does not depend on each other runs side by side.
+
+        What is cached is found from here: a worker that imports torch to say so would cost ten seconds.
+        """
+        try:
+            with only_cached():
+                folders = {spec.name: prepare(self.testbed, self.testbed_seed, spec) for spec in specs}
+                return folders, reference_utility(self.testbed, self.testbed_seed, folders[BASE])
+        except NotCachedError:
+            return self._prepare_remotely(specs)
+
+    def _prepare_remotely(self, specs: Sequence[SubjectSpec]) -> tuple[dict[str, Path], Mapping[str, float]]:
         options = {"num_cpus": self.threads}
-        free = [spec for spec in specs if not spec.depends_on_base]
-        bound = [spec for spec in specs if spec.depends_on_base]
         run = prepare_remotely.options(**options)
-        running = {spec.name: run.remote(self.testbed, self.testbed_seed, spec) for spec in free}
+        first = [spec for spec in specs if spec.name == BASE]
+        running = {spec.name: run.remote(self.testbed, self.testbed_seed, spec) for spec in first}
+        free = [spec for spec in specs if spec.name != BASE and not spec.depends_on_base]
+        running |= {spec.name: run.remote(self.testbed, self.testbed_seed, spec) for spec in free}
         base = self._get(running[BASE])
+        bound = [spec for spec in specs if spec.depends_on_base]
         running |= {spec.name: run.remote(self.testbed, self.testbed_seed, spec) for spec in bound}
         reference = reference_remotely.options(**options).remote(self.testbed, self.testbed_seed, base)
         folders = {spec.name: Path(self._get(running[spec.name])) for spec in specs}

@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,24 @@ def content_key(*modules: str, **parts: Any) -> str:
     return digest.hexdigest()[:16]
 
 
+class NotCachedError(LookupError):
+    """Asked for a cache entry that would have to be built, inside `only_cached`."""
+
+
+_building = True
+
+
+@contextmanager
+def only_cached() -> Iterator[None]:
+    """Within this block nothing is built: a missing entry raises NotCachedError. Lets a driver look without training."""
+    global _building
+    before, _building = _building, False
+    try:
+        yield
+    finally:
+        _building = before
+
+
 def cached_folder(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     """The folder `kind-key`, built by `build(folder)` if it is absent or damaged.
 
@@ -52,6 +71,8 @@ def cached_folder(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         if _is_whole(target):
             return target
+        if not _building:
+            raise NotCachedError(str(target))
         scratch = Path(tempfile.mkdtemp(dir=root, prefix=f".{kind}-"))
         try:
             build(scratch)
