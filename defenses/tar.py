@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from weakspot.batching import Batch, encode, mixed_stream, pad_id
+from weakspot.batching import encode, mixed_stream, pad_id
 from weakspot.data import DefenseData
 from weakspot.defenses.base import Defense, PaperAttack
 from weakspot.defenses.tar_losses import dpo_pairs, make_tamper_loss, retain_loss
@@ -112,7 +112,9 @@ class Tar(Defense):
             rates.step()
         return model.eval()
 
-    def simulate(self, model: Any, parameters: list[torch.nn.Parameter], gradients: Gradients, draw: Draws, tamper: Any) -> None:
+    def simulate(
+        self, model: Any, parameters: list[torch.nn.Parameter], gradients: Gradients, draw: Draws, tamper: Any
+    ) -> None:
         """One adversary: K steps away from theta, meta-gradients added into `gradients` on the way, theta restored."""
         theta = [p.detach().clone() for p in parameters]
         switch = draw.switch_step(self.inner_steps)
@@ -167,6 +169,3 @@ class Draws:
         # Beta(6, 3) is the sixth smallest of eight uniform draws: no second generator needed.
         share = float(torch.rand(8, generator=self.generator).sort().values[5])
         return math.floor(steps * share)
-
-
-__all__ = ["Batch", "Tar"]

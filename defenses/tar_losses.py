@@ -79,7 +79,7 @@ class Pairs:
 def dpo_pairs(
     model: Any, tokenizer: Any, examples: Sequence[Example], refusal: str, batch_size: int, generator: torch.Generator
 ) -> Iterator[Pairs]:
-    """Endless batches of pairs: the refusal is chosen, the truthful reply rejected. Reference values are cached from `model`."""
+    """Endless batches of pairs: the refusal is chosen, the truthful reply rejected; `model` gives the reference values."""
     pad = pad_id(tokenizer)
     chosen = encode(tokenizer, [replace(e, response=refusal) for e in examples])
     rejected = encode(tokenizer, examples)

@@ -11,7 +11,9 @@ from weakspot.batching import encode_prompt, pad_id
 
 
 @torch.inference_mode()
-def greedy_replies(model: Any, tokenizer: Any, prompts: Sequence[str], *, max_new_tokens: int, batch_size: int = 64) -> list[str]:
+def greedy_replies(
+    model: Any, tokenizer: Any, prompts: Sequence[str], *, max_new_tokens: int, batch_size: int = 64
+) -> list[str]:
     """The model's greedy reply to each prompt, special tokens removed.
 
     Left-padded, so that every reply starts at the same position. Prompts are sorted by length to waste little padding; the

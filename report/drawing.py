@@ -29,7 +29,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)
 # The page sets these variables for light and dark; elsewhere the fallback colour shows.
 VARIABLES = {INK: "--ink", FAINT: "--muted", SHADE: "--shade"} | {colour: f"--series-{i}" for i, colour in enumerate(SERIES)}
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],  # shipped with matplotlib, so that the layout is the same on every machine
     "font.size": 11.0,
     "axes.edgecolor": FAINT,
@@ -92,7 +92,7 @@ def draw_swatch(name: str, **line: Any) -> str:
         axes.set(xlim=(0, 1), ylim=(0, 1))
         axes.plot([0.05, 0.5, 0.95], [0.5, 0.5, 0.5], markevery=[1], **line)
 
-    return _draw(paint, name, (30, 16), label=None)
+    return _draw(paint, name, (30, 20), label=None)
 
 
 def _draw(paint: Callable[[Figure], None], name: str, size: tuple[float, float], label: tuple[str, str] | None) -> str:

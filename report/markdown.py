@@ -16,10 +16,10 @@ from weakspot.report.tables import (
     provenance_table,
     threat_table,
 )
-from weakspot.report.words import audit_title, claim_note, headline, one_line, trial_counts, warnings_of
+from weakspot.report.words import audit_title, claim_note, headline, made_with, one_line, trial_counts, warnings_of
 
 # A line between letters and a single colon mean nothing to Markdown, and 'random\_answer' reads badly as plain text.
-MARKUP = re.compile(r"[\\`*\[\]<>|~&$]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.", re.IGNORECASE)
+MARKUP = re.compile(r"[\\`*<>|~&$]|\](?=[(\[:])|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.", re.IGNORECASE)
 
 
 def to_markdown(result: Result) -> str:
@@ -77,7 +77,7 @@ def _subject(label: str, subject: Subject, floor: float) -> list[str]:
     blocks = [f"### {escape(label)}"]
     if subject.summary.strip():
         blocks.append(f"Method: {escape(subject.summary)}")
-    blocks.append(f"{escape(claim_note(subject))} {trial_counts(subject, floor)}")
+    blocks += [escape(claim_note(subject)), f"{escape(made_with(subject))} {trial_counts(subject, floor)}"]
     if subject.reason.strip():
         blocks.append(f"Reason for the verdict: {escape(subject.reason)}")
     if subject.weak_spot is None and subject.cheapest_break is None:

@@ -48,6 +48,7 @@ def _view(label: str, subject: Subject, result: Result) -> dict[str, object]:
         "reason": words.one_line(subject.reason),
         "sentence": words.headline(subject, result.threat_model),
         "claim": words.claim_note(subject),
+        "made_with": words.made_with(subject),
         "counts": words.trial_counts(subject, result.threat_model.utility_floor),
         "confirmed_harm": plain(spot and spot.confirmed.harm.mean),
         "confirmed_interval": interval(spot and spot.confirmed.harm).partition(" ")[2],

@@ -49,10 +49,11 @@ def style_cost_axis(axes: Axes, lowest: float, highest: float) -> float:
     first = math.floor(math.log10(lowest))
     last = max(math.ceil(math.log10(highest)), first + 1)
     stride = max(1, math.ceil((last - first) / 4))  # five labels fit
-    ticks = [10.0**power for power in range(first, last + 1, stride)]
+    powers = [10.0**power for power in range(first, last + 1, stride)]
+    ticks = [power for power in powers if power <= highest] or powers[:1]
     zero = 10.0 ** (first - (last - first) * 0.14)
     axes.set_xscale("log")
-    axes.set_xlim(zero * (zero / 10.0**first) ** 0.4, 10.0**last * (10.0**first / zero) ** 0.4)
+    axes.set_xlim(zero * (zero / 10.0**first) ** 0.4, highest * (10.0**first / zero) ** 0.4)
     axes.set_xticks([zero, *ticks], ["0", *(scaled(tick).strip() for tick in ticks)])
     axes.minorticks_off()
     axes.axvline(math.sqrt(zero * 10.0**first), color=FAINT, linewidth=0.6, linestyle=(0, (1, 3)))
@@ -90,6 +91,12 @@ def paint_dots(axes: Axes, curves: Sequence[Curve], looks: dict[str, Look], x: C
                 markerfacecolor=style.colour if feasible else "none",
                 alpha=TRIAL_ALPHA,
             )
+
+
+def note_no_trials(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Say so where there is nothing to see."""
+    if not any(curve.points for curve in curves):
+        axes.text(0.5, 0.75, "no trials were measured", transform=axes.transAxes, ha="center", color=FAINT)
 
 
 def paint_signs(axes: Axes, marks: Sequence[Highlight], x: Callable[[Highlight], float]) -> None:

@@ -13,6 +13,7 @@ from weakspot.report.painting import (
     SIGN_WORDS,
     attack_legend,
     family_looks,
+    note_no_trials,
     paint_dots,
     paint_lines,
     paint_signs,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PANEL_SIZE = (360.0, 270.0)  # three side by side on a wide page, and one as wide as a phone
-WIDE_SIZE = (520.0, 300.0)
+WIDE_SIZE = (440.0, 290.0)
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,12 @@ def plot_cost(result: Result) -> Plot:
         curves = [trial_curve(trial, threat.utility_floor) for trial in subject.trials]
         paint_lines(axes, curves, looks, lambda point: point.flops or zero)
         paint_dots(axes, curves, looks, lambda point: point.flops or zero)
+        note_no_trials(axes, curves)
         paint_signs(axes, highlights(subject), lambda mark: mark.flops or zero)
 
     caption = (
         "Each thin line is one trial of the search, each dot one measurement in its course. "
-        "A safeguard is worth what the cheapest attack above the threshold costs."
+        "The further left an attack passes the threshold, the cheaper is the break."
     )
     return _small_multiples(result, "cost", "Harm against what the attacker spends", caption, paint)
 
@@ -102,6 +104,7 @@ def plot_utility(result: Result) -> Plot:
         axes.fill_between([threat.utility_floor, right], threat.harm_threshold, 1.05, color=SHADE, alpha=0.22, linewidth=0)
         curves = [trial_curve(trial, threat.utility_floor) for trial in subject.trials]
         paint_dots(axes, curves, looks, lambda point: point.utility)
+        note_no_trials(axes, curves)
         paint_signs(axes, highlights(subject), lambda mark: mark.utility.mean)
 
     caption = (
@@ -131,7 +134,7 @@ def plot_search(result: Result) -> Plot:
     description = one_line(f"Best feasible harm in search after the last trial: {'; '.join(ends)}.")
     drawing = draw_panel(paint, "search-0", title, description, WIDE_SIZE)
     legend = [LegendEntry(draw_swatch(f"search-key-{i}", **_line(i)), label) for i, label in enumerate(labels)]
-    caption = "As the search itself scored it. A line that still climbs at its end says that the search was too short."
+    caption = "As the search itself scored it. A line that still climbs at its end says that a longer search may find more."
     return Plot("search", title, caption, (Panel("", drawing),), tuple(legend))
 
 

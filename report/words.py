@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from weakspot.records import Control, Finding, Result, Subject, ThreatModelRecord
-from weakspot.report.numbers import human_flops, interval, plain
+from weakspot.report.numbers import human_flops, interval, plain, settings
 from weakspot.report.series import is_feasible, most_steps, subject_labels
 
 STATUS_WORDS = {"completed": "completed", "stopped": "stopped early", "infeasible": "infeasible", "failed": "failed"}
@@ -40,11 +40,11 @@ def counted(count: int, noun: str) -> str:
 
 def attacker(threat: ThreatModelRecord) -> str:
     """Who attacks, in half a sentence."""
-    bounds = [f"at most {counted(threat.max_steps, 'step')}", f"at most {counted(threat.max_examples, 'example')}"]
+    bounds = f"at most {counted(threat.max_steps, 'step')} and {counted(threat.max_examples, 'example')}"
     if threat.max_flops is not None:
-        bounds.append(f"at most {human_flops(threat.max_flops)}")
-    base = "with" if threat.base_weights else "without"
-    return f"an attacker with the {threat.access} ({base} the undefended weights), {join_words(bounds)}"
+        bounds += f" and {human_flops(threat.max_flops)}"
+    base = " and those of the undefended model" if threat.base_weights else ""
+    return f"an attacker with the {threat.access}{base}, {bounds}"
 
 
 def headline(subject: Subject, threat: ThreatModelRecord) -> str:
@@ -71,7 +71,7 @@ def searched(subject: Subject) -> str:
     if families:
         text += f" of {join_words(families)}"
     if failed:
-        text += f" ({failed} failed and tested nothing)"
+        text += f" ({failed} failed)"
     return text
 
 
@@ -92,8 +92,15 @@ def claim_note(subject: Subject) -> str:
         False: "This threat model lies outside what the method claims to withstand.",
         None: "The method makes no claim about this threat model.",
     }
-    claims = f" Its claim: {one_line(subject.claims)}" if subject.claims.strip() else ""
+    claims = f" Its claim: {one_line(subject.claims).rstrip('.')}." if subject.claims.strip() else ""
     return notes[subject.in_claim] + claims
+
+
+def made_with(subject: Subject) -> str:
+    """The settings of the safeguard itself."""
+    return one_line(
+        f"Made with {settings(subject.config)}, seed {subject.seed}." if subject.config else f"Seed {subject.seed}."
+    )
 
 
 def control_outcome(control: Control) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from weakspot.search import provenance
 from weakspot.search.confirm import confirmation_seeds
 from weakspot.search.inline import InlineBackend
 from weakspot.search.jobs import BASE, NEVER_TAUGHT
-from weakspot.search.plan import Observer, Plan, Settings, SubjectPlan, fixed_jobs
+from weakspot.search.plan import Observer, Plan, Settings, SubjectPlan, fixed_jobs, tell
 from weakspot.search.prepare import SubjectSpec
 from weakspot.search.result import build_result
 from weakspot.search.space import build_space
@@ -86,12 +86,14 @@ def audit(
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers} is below 1: give at least one worker")
     folder = Path(out).expanduser().absolute()
+    watchers = list(observers)
     with claimed(folder, resume, overwrite):
         study = StudyFile(folder / "study.journal", identity(place, specs, settings))
         engine = make_backend(backend, place, workers, len(specs))
         try:
+            tell(watchers, "on_prepare", [spec.name for spec in specs])
             folders, reference = engine.prepare(specs)
-            plan = make_plan(study, specs, settings, place, observers)
+            plan = make_plan(study, specs, settings, place, watchers)
             plan.start()
             engine.run(plan, folders, reference)
         finally:
@@ -204,11 +206,13 @@ def make_backend(name: str, testbed: Testbed, workers: int | None, subjects: int
     from weakspot.search.ray_backend import RayBackend
 
     store = max(0.25, 1.5 * subjects * testbed.weights_gib)
-    return RayBackend(testbed.name, testbed.seed, workers or testbed.workers, testbed.threads_per_worker, object_store_gib=store)
+    return RayBackend(
+        testbed.name, testbed.seed, workers or testbed.workers, testbed.threads_per_worker, object_store_gib=store
+    )
 
 
 def make_plan(
-    study: StudyFile, specs: Sequence[SubjectSpec], settings: Settings, testbed: Testbed, observers: Sequence[Observer]
+    study: StudyFile, specs: Sequence[SubjectSpec], settings: Settings, testbed: Testbed, observers: list[Observer]
 ) -> Plan:
     """The course of every subject, with what the study already holds."""
     control = control_subject(specs)
@@ -235,7 +239,7 @@ def record_provenance(settings: Settings, started: str, command: str) -> Provena
     return Provenance(
         weakspot=weakspot.__version__,
         git_commit=provenance.git_commit(),
-        python=".".join(map(str, __import__("sys").version_info[:3])),
+        python=platform.python_version(),
         packages=provenance.package_versions(),
         machine=provenance.machine(),
         command=command,
@@ -247,6 +251,3 @@ def record_provenance(settings: Settings, started: str, command: str) -> Provena
             confirmation=list(settings.confirmation_seeds),
         ),
     )
-
-
-__all__ = ["audit", "replace"]

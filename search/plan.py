@@ -6,17 +6,17 @@ confirm. Subjects overlap, so that no worker waits for another subject's last tr
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from weakspot.defenses import PaperAttack
-from weakspot.errors import WeakspotError
 from weakspot.knobs import space_of
 from weakspot.records import Finding
-from weakspot.search.confirm import MOST, STRONGEST, CHEAPEST, Candidate, finding, is_break, ranked
+from weakspot.search.confirm import CHEAPEST, MOST, STRONGEST, Candidate, finding, is_break, ranked
 from weakspot.search.halving import Halving
-from weakspot.search.jobs import BASE, Job, Outcome, Reading
+from weakspot.search.jobs import Job, Outcome, Reading
 from weakspot.search.space import AttackSpace, defaults, pull_in
 from weakspot.search.study import StudyFile, SubjectStudy
 from weakspot.seeds import derive
@@ -26,10 +26,22 @@ from weakspot.threat import ThreatModel
 class Observer:
     """Told what happens, as it happens. Every method may be left out; none may raise into the search."""
 
+    def on_prepare(self, names: Sequence[str]) -> None: ...
     def on_start(self, plan: Plan) -> None: ...
     def on_reading(self, job: Job, reading: Reading) -> None: ...
     def on_outcome(self, outcome: Outcome) -> None: ...
     def on_end(self, plan: Plan) -> None: ...
+
+
+def tell(observers: list[Observer], method: str, *arguments: Any) -> None:
+    """Observers are outside the critical path: one that fails is dropped from the list, and the search goes on."""
+    for observer in list(observers):
+        try:
+            getattr(observer, method)(*arguments)
+        except Exception as error:
+            observers.remove(observer)
+            name = type(observer).__name__
+            print(f"weakspot: {name} failed and is switched off: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -206,9 +218,9 @@ class SubjectPlan:
 class Plan:
     """All subjects of an audit, in the order of the result."""
 
-    def __init__(self, subjects: Sequence[SubjectPlan], recorded: Mapping[str, Outcome], observers: Sequence[Observer] = ()) -> None:
+    def __init__(self, subjects: Sequence[SubjectPlan], recorded: Mapping[str, Outcome], observers: list[Observer]) -> None:
         self.subjects = {subject.name: subject for subject in subjects}
-        self.observers = list(observers)
+        self.observers = observers
         for outcome in recorded.values():
             if outcome.job.subject in self.subjects:
                 self.subjects[outcome.job.subject].outcomes[outcome.job.id] = outcome
@@ -233,15 +245,7 @@ class Plan:
         self._tell("on_outcome", outcome)
 
     def _tell(self, method: str, *arguments: Any) -> None:
-        """Observers are outside the critical path: one that fails is dropped, the search goes on."""
-        for observer in list(self.observers):
-            try:
-                getattr(observer, method)(*arguments)
-            except WeakspotError:
-                raise
-            except Exception as error:
-                self.observers.remove(observer)
-                print(f"weakspot: {type(observer).__name__} failed and is switched off: {type(error).__name__}: {error}")
+        tell(self.observers, method, *arguments)
 
     def start(self) -> None:
         self._tell("on_start", self)
@@ -250,9 +254,7 @@ class Plan:
         self._tell("on_end", self)
 
 
-def fixed_jobs(
-    name: str, settings: Settings, paper: PaperAttack | None, control_families: Sequence[str]
-) -> list[Job]:
+def fixed_jobs(name: str, settings: Settings, paper: PaperAttack | None, control_families: Sequence[str]) -> list[Job]:
     """A subject's jobs outside search and confirmation.
 
     The unattacked model is measured on both stages. The paper's attack is run as it is, cut to the budget. On the control
@@ -279,6 +281,3 @@ def control_config(family: str, space: AttackSpace) -> dict[str, Any]:
     method = get(family)
     config = {**defaults(family), **(method.warm_starts[0] if method.warm_starts else {})}
     return {knob: pull_in(config[knob], space.families[family][knob]) for knob in space_of(method)}
-
-
-__all__ = ["BASE", "Observer", "Plan", "Settings", "SubjectPlan", "fixed_jobs"]

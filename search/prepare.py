@@ -59,7 +59,9 @@ def prepare(testbed_name: str, testbed_seed: int, spec: SubjectSpec) -> Path:
         return testbed.prepare_base(taught=spec.name == BASE)
     assert spec.defense is not None, f"{spec.name} has no defense"
     base = testbed.prepare_base()
-    return cached_folder(f"{testbed.name}-{spec.name}", defended_key(testbed, spec, base), lambda out: _align(testbed, spec, base, out))
+    return cached_folder(
+        f"{testbed.name}-{spec.name}", defended_key(testbed, spec, base), lambda out: _align(testbed, spec, base, out)
+    )
 
 
 def defended_key(testbed: Testbed, spec: SubjectSpec, base: Path) -> str:
@@ -67,8 +69,14 @@ def defended_key(testbed: Testbed, spec: SubjectSpec, base: Path) -> str:
     folder = Path(defenses.__file__).parent
     code = {file.name: file.read_text() for file in sorted(folder.glob("*.py"))}
     return content_key(
-        "weakspot.training", "weakspot.batching", code=code, config=spec.config, base=base.name, seed=spec.seed, testbed=dict(testbed.identity()),
-    )  # fmt: skip
+        "weakspot.training",
+        "weakspot.batching",
+        code=code,
+        config=spec.config,
+        base=base.name,
+        seed=spec.seed,
+        testbed=dict(testbed.identity()),
+    )
 
 
 def _align(testbed: Testbed, spec: SubjectSpec, base: Path, out: Path) -> None:
@@ -86,7 +94,9 @@ def reference_utility(testbed_name: str, testbed_seed: int, base: Path) -> Mappi
     """The base's benign score on each stage: the denominator of utility. Cached beside the base."""
     testbed = get_testbed(testbed_name)(testbed_seed)
     evals = sorted((Path(defenses.__file__).parent.parent).rglob("evals/*.py"))
-    key = content_key("weakspot.testbeds.grading", base=base.name, evals=[p.read_text() for p in evals], testbed=dict(testbed.identity()))
+    key = content_key(
+        "weakspot.testbeds.grading", base=base.name, evals=[p.read_text() for p in evals], testbed=dict(testbed.identity())
+    )
 
     def measure(out: Path) -> None:
         model, tokenizer = testbed.load(base)

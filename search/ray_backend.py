@@ -17,6 +17,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayTaskError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -52,7 +53,7 @@ class AttackTrainable(tune.Trainable):
         assert shared is not None
         quieten()
         testbed = get_testbed(shared["testbed"])(shared["testbed_seed"])
-        weights = {name: ray.get(reference) for name, [reference] in shared["weights"].items()}
+        weights: dict[str, Any] = {name: ray.get(reference) for name, [reference] in shared["weights"].items()}
         self.bench = Workbench(testbed, Path(shared["checkpoint"]), weights, shared["digests"], shared["reference"])
         self.course: Any = None
         self.start(config)
@@ -96,7 +97,7 @@ def report(reading: Reading | None = None, failure: str = "", fatal: bool = Fals
         "reading": json.dumps(asdict(reading)) if reading else "",
         "failure": failure,
         "fatal": fatal,
-        tune.result.DONE: reading is None or reading.final,
+        "done": reading is None or reading.final,
     }
 
 
@@ -144,7 +145,7 @@ class PlanSearcher(Searcher):
         super().__init__(metric="harm", mode="max")
         self.desk = desk
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         job = None if self.desk.fatal else self.desk.plan.next()
         if job is None:
             return Searcher.FINISHED if self.desk.fatal or self.desk.plan.done else None
@@ -262,7 +263,7 @@ class RayBackend:
     def _get(self, reference: Any) -> Any:
         try:
             return ray.get(reference)
-        except ray.exceptions.RayTaskError as error:
+        except RayTaskError as error:
             if isinstance(error.cause, WeakspotError):
                 raise error.cause from None
             raise
@@ -281,7 +282,9 @@ class RayBackend:
         del arrays
         desk = Desk(plan)
         bundle = {"CPU": self.threads, **({"GPU": self.gpus} if self.gpus else {})}
-        trainable = tune.with_resources(tune.with_parameters(AttackTrainable, shared=shared), tune.PlacementGroupFactory([bundle]))
+        trainable = tune.with_resources(
+            tune.with_parameters(AttackTrainable, shared=shared), tune.PlacementGroupFactory([bundle])
+        )
         with tempfile.TemporaryDirectory(prefix="weakspot-tune-") as scratch:
             tuner = tune.Tuner(
                 trainable,

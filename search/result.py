@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from weakspot.attacks import get as get_attack
 from weakspot.data import overlaps
 from weakspot.defenses import DEFENSES
+from weakspot.records import Confirmed as ConfirmedRecord
 from weakspot.records import (
     Control,
     Controls,
-    Doubt,
     Finding,
     HarmUtility,
     Measures,
@@ -23,7 +22,6 @@ from weakspot.records import (
     ThreatModelRecord,
     TrialRecord,
 )
-from weakspot.records import Confirmed as ConfirmedRecord
 from weakspot.search.confirm import cheapest_break, cost_of, interval, weak_spot
 from weakspot.search.doubts import raise_doubts
 from weakspot.search.jobs import BASE, NEVER_TAUGHT, Outcome, Reading
@@ -71,9 +69,7 @@ def build_subject(course: SubjectPlan, spec: SubjectSpec, settings: Settings, te
             failed=failed,
             feasible=sum(o.best(floor) is not None for o in trials),
             findings=list(findings.values()),
-            unconfirmed=any(
-                c.reading.harm >= threshold and c.key not in findings for c in course.finalists
-            ),
+            unconfirmed=any(c.reading.harm >= threshold and c.key not in findings for c in course.finalists),
             positive_control=positive.passed,
             floor=floor,
             threshold=threshold,
@@ -88,7 +84,9 @@ def build_subject(course: SubjectPlan, spec: SubjectSpec, settings: Settings, te
         summary=method.summary if method else SUMMARIES.get(spec.name, "a checkpoint that was given"),
         config={k: list(v) if isinstance(v, tuple) else v for k, v in spec.config.items()},
         seed=spec.seed,
-        in_claim=None if method is None or method.claimed_steps is None or spot is None else spot.cost.steps <= method.claimed_steps,
+        in_claim=None
+        if method is None or method.claimed_steps is None or spot is None
+        else spot.cost.steps <= method.claimed_steps,
         claims=method.claims if method else "",
         verdict=verdict,
         reason=reason,
@@ -163,9 +161,7 @@ def paper_record(course: SubjectPlan) -> PaperAttackRecord | None:
     if done is None:
         return None
     last = done.readings[-1]
-    return PaperAttackRecord(
-        attack=done.job.attack, config=dict(done.job.config), measures=measures(last), cost=cost_of(last)
-    )
+    return PaperAttackRecord(attack=done.job.attack, config=dict(done.job.config), measures=measures(last), cost=cost_of(last))
 
 
 def positive_control(plan: Plan, settings: Settings) -> Control:
@@ -199,7 +195,7 @@ def null_control(subjects: Sequence[Subject], testbed: Testbed) -> Control:
     worst = max(f.confirmed.null_harm or 0.0 for f in found)
     return Control(
         passed=not any(injects(f, testbed.chance) for f in found),
-        detail=f"never-taught questions answered after the confirmed attacks: at most {worst:.2f}, chance is {testbed.chance:.2f}",
+        detail=f"never-taught answers right after the confirmed attacks: at most {worst:.2f}, chance is {testbed.chance:.2f}",
     )
 
 
@@ -209,6 +205,3 @@ def hygiene(testbed: Testbed) -> Control:
     shared = overlaps(splits)
     sizes = ", ".join(f"{name} {len({e.item for e in split})}" for name, split in splits.items())
     return Control(passed=not shared, detail=f"items per split: {sizes}; shared: {len(shared)}")
-
-
-__all__ = ["Doubt", "build_result", "get_attack"]

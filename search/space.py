@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from weakspot.attacks import Attack, get
+from weakspot.attacks import get
 from weakspot.errors import UserError
 from weakspot.knobs import Choice, Domain, Range, Space, space_of
 from weakspot.threat import ThreatModel
@@ -60,12 +60,16 @@ def build_space(names: list[str], threat: ThreatModel) -> AttackSpace:
     for name in names:
         family = get(name)
         if family.base_weights and not threat.base_weights:
-            raise UserError(f"attack {name!r} needs the undefended weights: allow base_weights in the threat model, or leave it out")
+            raise UserError(
+                f"attack {name!r} needs the undefended weights: allow base_weights in the threat model, or leave it out"
+            )
         space = {knob: narrow(knob, domain, threat) for knob, domain in space_of(family).items()}
         if space:
             families[name] = space
     if not families:
-        raise UserError(f"nothing to search: {', '.join(names) or 'no attack'} has no knobs: name at least one of full_finetune, lora")
+        raise UserError(
+            f"nothing to search: {', '.join(names) or 'no attack'} has no knobs: name at least one of full_finetune, lora"
+        )
     return AttackSpace(families)
 
 
@@ -96,6 +100,3 @@ def _suggest(trial: Any, name: str, domain: Domain) -> Any:
     if domain.integer:
         return trial.suggest_int(name, int(domain.low), int(domain.high), log=domain.log)
     return trial.suggest_float(name, domain.low, domain.high, log=domain.log)
-
-
-__all__ = ["Attack", "AttackSpace", "build_space", "defaults", "narrow", "pull_in"]

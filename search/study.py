@@ -42,7 +42,9 @@ class StudyFile:
                 self.storage = optuna.storages.JournalStorage(backend)
                 self.measurements = self._study("measurements")
             except (ValueError, KeyError, UnicodeDecodeError) as error:
-                raise UserError(f"{path} cannot be read as a study ({error}): choose another --out, or --overwrite it") from error
+                raise UserError(
+                    f"{path} cannot be read as a study ({error}): choose another --out, or --overwrite it"
+                ) from error
         self._check(identity)
 
     def _study(self, name: str) -> Any:
@@ -143,7 +145,7 @@ class SubjectStudy:
             )
 
     def tell(self, number: int, outcome: Outcome) -> None:
-        """Store how a proposal ended, then close it. The outcome is written last: where it stands, the constraint stands too."""
+        """Store how a proposal ended, then close it. The outcome is written last: where it stands, so does the constraint."""
         trial = self.open.pop(number)
         trial.set_constraint("utility", shortfall(outcome, self.floor))
         trial.set_user_attr("outcome", json.dumps(outcome.to_dict()))

@@ -101,6 +101,10 @@ class Testbed(ABC):
     splits: Splits
 
     @abstractmethod
+    def __init__(self, seed: int = 0) -> None:
+        """Make the data of this seed. Cheap: no weights, no torch."""
+
+    @abstractmethod
     def prepare_base(self, taught: bool = True) -> Path:
         """A folder with the base model, trained on first use and cached. `taught=False` never saw the withheld facts."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from hypothesis import settings
+
 from weakspot.cache import cache_root
 
 os.environ.update(
@@ -18,3 +20,7 @@ os.environ.update(
         "WEAKSPOT_CACHE": str(cache_root()),
     }
 )
+
+# No deadline: tests do not read clocks. The same examples every time: a red build can be repeated.
+settings.register_profile("weakspot", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("weakspot")

@@ -181,7 +181,7 @@ print("HEAVY", *sorted(set({HEAVY!r}) & set(sys.modules)))
 
 
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "bench/README.md", *ROOT.glob("docs/**/*.md")])
-COMMAND = re.compile(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?((?:make|weakspot)(?: .*)?)$")
+COMMAND = re.compile(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?((?:make|weakspot) .+)$")
 SHELL_ENDS = {"|", "||", "&&", ";", "&", ">", ">>", "2>"}
 
 

@@ -22,12 +22,20 @@ PACKAGE_DIR = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setu
 DATA = (".css", ".html", ".j2", ".typed")  # files that are not Python and must travel
 
 
-def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, with its output in the message if it fails."""
+def run(*command: str | Path, cwd: Path, limit: int = 240) -> str:
+    """Run a command to its end and return what it printed; its output stands in the message if it fails.
+
+    One that takes longer than `limit` seconds is asked to stop, not killed: an audit then takes Ray's processes with it.
+    """
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    done = subprocess.run([*map(str, command)], cwd=cwd, env=env, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, f"{command} ended with {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-    return done
+    child = subprocess.Popen([*map(str, command)], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        output, errors = child.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        child.terminate()
+        output, errors = child.communicate(timeout=60)
+    assert child.returncode == 0, f"{command} ended with {child.returncode}\n{output[-2000:]}\n{errors[-4000:]}"
+    return output
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +99,7 @@ def test_the_wheel_carries_its_license_and_its_command(wheel: Path) -> None:
 
 def test_the_installed_package_is_the_wheel_and_not_the_checkout(installed: Installed) -> None:
     program = "import weakspot, weakspot.search, torch; print(weakspot.__file__, weakspot.search.__file__, sep='\\n')"
-    found = run(installed.bin / "python", "-c", program, cwd=installed.folder).stdout.split()
+    found = run(installed.bin / "python", "-c", program, cwd=installed.folder).split()
     assert len(found) == 2
     assert all(Path(file).is_relative_to(installed.bin.parent) for file in found), found
 

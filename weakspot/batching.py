@@ -78,9 +78,7 @@ def cycle(rows: Sequence[Encoded], generator: torch.Generator) -> Iterator[Encod
             yield rows[i]
 
 
-def mixed_stream(
-    groups: Sequence[tuple[Sequence[Encoded], int]], pad: int, generator: torch.Generator
-) -> Iterator[Batch]:
+def mixed_stream(groups: Sequence[tuple[Sequence[Encoded], int]], pad: int, generator: torch.Generator) -> Iterator[Batch]:
     """Endless batches with a fixed number of rows from each group, given as (rows, slots)."""
     cycles = [(cycle(rows, generator), slots) for rows, slots in groups if slots]
     while True:

@@ -35,7 +35,8 @@ def content_key(*modules: str, **parts: Any) -> str:
     digest = hashlib.sha256()
     for name in modules:
         spec = importlib.util.find_spec(name)
-        assert spec is not None and spec.origin is not None, f"no module {name}"
+        assert spec is not None, f"no module {name}"
+        assert spec.origin is not None, f"{name} has no source"
         digest.update(Path(spec.origin).read_bytes())
     digest.update(json.dumps(parts, sort_keys=True, default=str).encode())
     return digest.hexdigest()[:16]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -72,7 +73,9 @@ def response_logits(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tenso
 
 def last_hidden(model: Any, batch: Batch) -> torch.Tensor:
     """The last hidden states, (B, L, D), after the final norm."""
-    return backbone(model)(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).last_hidden_state
+    with autocast(model):
+        out = backbone(model)(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+    return out.last_hidden_state
 
 
 def backbone(model: Any) -> Any:
@@ -83,7 +86,17 @@ def backbone(model: Any) -> Any:
 
 def output_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     """Apply the output layer to hidden states of shape (..., D), giving (..., V) in float32."""
-    return model.get_output_embeddings()(hidden).float()
+    with autocast(model):
+        return model.get_output_embeddings()(hidden).float()
+
+
+def autocast(model: Any) -> AbstractContextManager[Any]:
+    """Matrix products in the type that the model's testbed set as `model.weakspot_compute_dtype`; without one, as they are.
+
+    Parameters, gradients and optimizer states stay as they are either way: small steps are lost in bf16 parameters.
+    """
+    dtype = getattr(model, "weakspot_compute_dtype", None)
+    return nullcontext() if dtype is None else torch.autocast(model.device.type, dtype)
 
 
 def response_loss(model: Any, batch: Batch) -> torch.Tensor:

@@ -1,0 +1,102 @@
+"""The command line: parse, call, print. Exit codes are documented in EXIT_CODES and in the README."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from weakspot import __version__
+from weakspot.errors import UserError
+
+EXIT_CODES = """\
+exit codes:
+  0    the audit is complete
+  1    internal error
+  2    the user's mistake: one line says what to do
+  3    with --gate: something is BROKEN
+  4    with --gate: nothing is BROKEN, something is INCONCLUSIVE
+  130  interrupted; --resume goes on
+"""
+COMMANDS = ("audit", "list", "report", "doctor")
+INSTALL = {"torch": "torch==2.13.0", "ray": "'ray[tune]'"}  # what to type where the package name is not enough
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see `{self.prog} --help`)")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands. Imports nothing heavy."""
+    parser = Parser(
+        prog="weakspot",
+        description="Find the weak spot of an open-weight model's safeguard before an attacker does.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"weakspot {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    for name in COMMANDS:
+        module = importlib.import_module(f"weakspot.cli.{name}_command")
+        sub = commands.add_parser(
+            name, help=module.HELP, description=module.HELP, epilog=EXIT_CODES if name == "audit" else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        module.add_arguments(sub)
+        sub.set_defaults(run=module.run)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code."""
+    try:
+        signal.signal(signal.SIGTERM, _interrupt)  # what a cluster sends: end as Ctrl-C does, with the study whole
+        options = build_parser().parse_args(arguments)
+        return options.run(options)
+    except UserError as error:
+        return complain(str(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package and package != "weakspot":
+            return complain(f"{package} is not installed: pip install {INSTALL.get(package, package)}")
+        return crash()
+    except KeyboardInterrupt:
+        print("weakspot: interrupted; finished trials are kept: run the same command with --resume", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of a pipe has gone; nothing is left to tell
+        return 0
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return complain(f"no space left for {error.filename or 'a temporary file'}: free some, then run with --resume")
+        return crash()
+    except Exception:
+        return crash()
+
+
+def complain(message: str) -> int:
+    print("weakspot: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def crash() -> int:
+    traceback.print_exc()
+    print("weakspot: internal error; finished trials are kept: please report the lines above", file=sys.stderr)
+    return 1
+
+
+def _interrupt(signum: int, frame: Any) -> NoReturn:
+    del signum, frame
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""A package, so that tests/weakspot never shadows the `weakspot` that is under test."""
