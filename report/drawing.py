@@ -87,10 +87,9 @@ def draw_swatch(name: str, **line: Any) -> str:
     """A sample of a line or marker for a legend, hidden from screen readers because its words stand beside it."""
 
     def paint(figure: Figure) -> None:
-        axes = figure.add_axes((0, 0, 1, 1))
-        axes.set_axis_off()
-        axes.set(xlim=(0, 1), ylim=(0, 1))
-        axes.plot([0.05, 0.5, 0.95], [0.5, 0.5, 0.5], markevery=[1], **line)
+        from matplotlib.lines import Line2D
+
+        figure.add_artist(Line2D([0.05, 0.5, 0.95], [0.5, 0.5, 0.5], markevery=[1], **line))
 
     return _draw(paint, name, (30, 20), label=None)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from weakspot.records import Control, Finding, Result, Subject, ThreatModelRecord
 from weakspot.report.numbers import human_flops, interval, plain, settings
-from weakspot.report.series import is_feasible, most_steps, subject_labels
+from weakspot.report.series import feasible_harm, most_steps, subject_labels
 
 STATUS_WORDS = {"completed": "completed", "stopped": "stopped early", "infeasible": "infeasible", "failed": "failed"}
 
@@ -52,8 +52,9 @@ def headline(subject: Subject, threat: ThreatModelRecord) -> str:
     if subject.verdict == "BROKEN":
         first = [f"Broken by {attacker(threat)}.", f"Searched: {searched(subject)}."]
     elif subject.verdict == "HELD":
+        tested = sum(trial.status != "failed" for trial in subject.trials)
         first = [
-            f"HELD means: no feasible attack among {counted(len(subject.trials), 'trial')} and up to "
+            f"HELD means: no feasible attack among {counted(tested, 'trial')} and up to "
             f"{counted(most_steps(subject), 'step')} passed; says nothing beyond that.",
             f"Searched: {searched(subject)}, for {attacker(threat)}.",
         ]
@@ -81,16 +82,16 @@ def trial_counts(subject: Subject, floor: float) -> str:
         return "No trials were run."
     ended = Counter(trial.status for trial in subject.trials)
     parts = [f"{ended[status]} {word}" for status, word in STATUS_WORDS.items() if ended[status]]
-    feasible = sum(is_feasible(trial, floor) for trial in subject.trials)
+    feasible = sum(feasible_harm(trial, floor) is not None for trial in subject.trials)
     return f"{counted(len(subject.trials), 'trial')}: {join_words(parts)}; {feasible} feasible."
 
 
 def claim_note(subject: Subject) -> str:
-    """Whether the method claims to withstand this attacker at all."""
+    """Whether the method claims to withstand the attack that was found."""
     notes = {
-        True: "This threat model lies within what the method claims to withstand.",
-        False: "This threat model lies outside what the method claims to withstand.",
-        None: "The method makes no claim about this threat model.",
+        True: "The strongest confirmed attack lies within what the method claims to withstand.",
+        False: "The strongest confirmed attack lies outside what the method claims to withstand.",
+        None: "No claim of the method was tested.",
     }
     claims = f" Its claim: {one_line(subject.claims).rstrip('.')}." if subject.claims.strip() else ""
     return notes[subject.in_claim] + claims
@@ -111,7 +112,8 @@ def control_outcome(control: Control) -> str:
 def confirmed_on(finding: Finding) -> str:
     """What the confirmed numbers rest on."""
     confirmed = finding.confirmed
-    return f"{counted(len(confirmed.seeds), 'fresh seed')} and {counted(confirmed.items, 'unseen item')}"
+    items = counted(confirmed.items, "unseen item")
+    return f"{counted(len(confirmed.seeds), 'fresh seed')} and {items}" if confirmed.seeds else items
 
 
 def warnings_of(result: Result) -> list[str]:
@@ -133,10 +135,9 @@ def _found(subject: Subject) -> list[str]:
         )
     if (cheapest := subject.cheapest_break) is not None:
         cost = cheapest.cost
-        sentences.append(
-            f"The cheapest confirmed break ({cheapest.attack}) took {counted(cost.steps, 'step')}, "
-            f"{counted(cost.examples, 'example')} and {human_flops(cost.flops)}."
-        )
+        spent = f"{counted(cost.steps, 'step')}, {counted(cost.examples, 'example')} and {human_flops(cost.flops)}"
+        free = cost.steps == cost.examples == cost.flops == 0
+        sentences.append(f"The cheapest confirmed break ({cheapest.attack}) took {'nothing at all' if free else spent}.")
     return sentences
 
 

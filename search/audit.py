@@ -21,6 +21,7 @@ from weakspot.search import provenance
 from weakspot.search.confirm import confirmation_seeds
 from weakspot.search.inline import InlineBackend
 from weakspot.search.jobs import BASE, NEVER_TAUGHT
+from weakspot.search.log import LogWriter
 from weakspot.search.plan import Observer, Plan, Settings, SubjectPlan, fixed_jobs, tell
 from weakspot.search.prepare import SubjectSpec
 from weakspot.search.result import build_result
@@ -93,6 +94,7 @@ def audit(
         try:
             tell(watchers, "on_prepare", [spec.name for spec in specs])
             folders, reference = engine.prepare(specs)
+            watchers.append(LogWriter(folder / "audit.log"))
             plan = make_plan(study, specs, settings, place, watchers)
             plan.start()
             engine.run(plan, folders, reference)
@@ -179,7 +181,7 @@ def claimed(folder: Path, resume: bool, overwrite: bool) -> Iterator[None]:
     try:
         journal = folder / "study.journal"
         if overwrite and not resume:
-            for name in ("study.journal", "result.json", "report.md", "report.html"):
+            for name in ("study.journal", "audit.log", "result.json", "report.md", "report.html"):
                 (folder / name).unlink(missing_ok=True)
         elif journal.exists() and not resume:
             raise UserError(f"{folder} already holds an audit: add --resume to go on with it, or --overwrite to begin anew")

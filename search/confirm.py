@@ -54,6 +54,12 @@ def ranked(outcomes: Sequence[Outcome], floor: float, threshold: float) -> list[
     return list({candidate.key: candidate for candidate in order}.values())
 
 
+def finalists(order: Sequence[Candidate], threshold: float) -> list[Candidate]:
+    """The candidates confirmed first: all of the opening ones that pass the threshold, and at least the strongest."""
+    opening = order[: STRONGEST + CHEAPEST]
+    return [c for i, c in enumerate(opening) if i < STRONGEST or c.reading.harm >= threshold]
+
+
 def finding(candidate: Candidate, repeats: Sequence[Outcome]) -> Finding | None:
     """The confirmed record of a candidate, or None if a re-run failed or stopped short of the rung."""
     readings = [o.readings[-1] for o in repeats if o.status == "completed" and o.readings]

@@ -14,7 +14,7 @@ from typing import Any
 from weakspot.defenses import PaperAttack
 from weakspot.knobs import space_of
 from weakspot.records import Finding
-from weakspot.search.confirm import CHEAPEST, MOST, STRONGEST, Candidate, finding, is_break, ranked
+from weakspot.search.confirm import MOST, Candidate, finalists, finding, is_break, ranked
 from weakspot.search.halving import Halving
 from weakspot.search.jobs import Job, Outcome, Reading
 from weakspot.search.space import AttackSpace, defaults, pull_in
@@ -148,7 +148,7 @@ class SubjectPlan:
         s = self.settings
         order = ranked(self.searched(), s.floor, s.threshold)
         if not self.finalists:
-            self.finalists = order[: STRONGEST + CHEAPEST]
+            self.finalists = finalists(order, s.threshold)
         settled = all(not self.is_new(job) and job.id in self.outcomes for c in self.finalists for job in self.repeats(c))
         broken = any(is_break(f, s.floor, s.threshold) for f in self.findings().values())
         if settled and not broken and len(self.finalists) < MOST:

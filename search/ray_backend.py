@@ -116,6 +116,10 @@ class Desk:
     stopped: dict[str, str] = field(default_factory=dict)
     fatal: str = ""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles searcher and scheduler for snapshots that are never read, and a study does not pickle."""
+        return {}
+
     def receive(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         """Tell the plan a report; whether the trial goes on."""
         if not result.get("reading"):

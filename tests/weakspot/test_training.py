@@ -1,0 +1,147 @@
+"""The shared training step: which logits the loss sees, the schedule, and how divergence is told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import repeat
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from tests.tiny import defense_data, tiny_model, tiny_tokenizer
+from weakspot.batching import IGNORE, Batch, collate, encode
+from weakspot.errors import TrialFailure, UserError
+from weakspot.models import weights_digest
+from weakspot.training import (
+    OPTIMIZERS,
+    SCHEDULES,
+    backbone,
+    descend,
+    fit,
+    make_optimizer,
+    make_schedule,
+    response_logits,
+    response_loss,
+    schedule_factor,
+)
+
+
+def mixed_batch() -> Batch:
+    """Rows of different length, so that some are padded."""
+    data = defense_data()
+    batch = collate(encode(tiny_tokenizer(), [data.withheld[0], data.withheld[2], data.benign[3]]), pad=0)
+    assert (batch.attention_mask == 0).any()
+    return batch
+
+
+def test_response_logits_are_those_of_the_whole_forward_pass() -> None:
+    model, batch = tiny_model(), mixed_batch()
+    logits_RV, targets_R = response_logits(model, batch)
+    whole_BLV = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    expected = [
+        (whole_BLV[b, position - 1], batch.labels[b, position])
+        for b in range(3)
+        for position in range(1, batch.labels.shape[1])
+        if batch.labels[b, position] != IGNORE
+    ]
+    assert len(targets_R) == len(expected)
+    torch.testing.assert_close(logits_RV, torch.stack([logits for logits, _ in expected]))
+    assert targets_R.tolist() == [int(label) for _, label in expected]
+
+
+def test_response_loss_is_the_models_own_loss() -> None:
+    model, batch = tiny_model(), mixed_batch()
+    own = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels).loss
+    torch.testing.assert_close(response_loss(model, batch), own)
+
+
+def test_compute_in_bf16_leaves_parameters_and_loss_in_fp32() -> None:
+    model, batch = tiny_model(), mixed_batch()
+    exact = response_loss(model, batch)
+    model.weakspot_compute_dtype = torch.bfloat16
+    rough = response_loss(model, batch)
+    rough.backward()
+    assert rough.dtype == torch.float32
+    assert rough != exact
+    torch.testing.assert_close(rough, exact, rtol=0.02, atol=0.02)
+    assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_a_model_with_another_head_is_refused() -> None:
+    with pytest.raises(AssertionError, match="gemma2 is not one of"):
+        backbone(SimpleNamespace(config=SimpleNamespace(model_type="gemma2")))
+
+
+@given(st.sampled_from(SCHEDULES), st.integers(1, 5000), st.floats(0, 0.3), st.data())
+def test_the_factor_lies_in_the_open_closed_unit_interval(name: str, steps: int, warmup: float, data: st.DataObject) -> None:
+    step = data.draw(st.integers(0, steps - 1))
+    assert 0 < schedule_factor(name, step, steps, round(warmup * steps)) <= 1
+
+
+@given(st.sampled_from(SCHEDULES), st.integers(2, 400), st.integers(1, 100))
+def test_the_rate_rises_through_the_warm_up_and_never_after(name: str, steps: int, warmup: int) -> None:
+    warmup = min(warmup, steps - 1)
+    factors = [schedule_factor(name, step, steps, warmup) for step in range(steps)]
+    rising = factors[: warmup + 1]
+    assert all(a < b for a, b in zip(rising, rising[1:], strict=False))
+    assert factors[warmup] == 1.0
+    assert all(a >= b for a, b in zip(factors[warmup:], factors[warmup + 1 :], strict=False))
+
+
+def test_schedules_by_hand() -> None:
+    assert [schedule_factor("linear", step, 4) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
+    assert [schedule_factor("constant", step, 4, 2) for step in range(4)] == [1 / 3, 2 / 3, 1.0, 1.0]
+    assert schedule_factor("cosine", 2, 4) == pytest.approx(0.5)
+
+
+def test_unknown_names_are_refused_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match="unknown schedule 'step': known are constant, cosine, linear"):
+        schedule_factor("step", 0, 10)
+    with pytest.raises(UserError, match="unknown optimizer 'lion': known are adam, adamw, sgd"):
+        make_optimizer("lion", [nn.Parameter(torch.ones(1))], 0.1)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_descend_goes_downhill_by_the_schedule(name: str) -> None:
+    weight, frozen = nn.Parameter(torch.tensor([3.0])), nn.Parameter(torch.tensor([3.0]), requires_grad=False)
+    optimizer = make_optimizer(name, [weight, frozen], 0.1)
+    rates = make_schedule("linear", optimizer, 4)
+    values = [descend((weight * weight).sum() + frozen.sum(), optimizer, rates, clip=1.0) for _ in range(4)]
+    assert all(a > b for a, b in zip(values, values[1:], strict=False))
+    assert frozen.item() == 3.0
+    assert optimizer.param_groups[0]["lr"] == 0.0  # after the last step
+
+
+def test_clipping_bounds_the_step() -> None:
+    weight = nn.Parameter(torch.tensor([1000.0]))
+    descend((weight * weight).sum(), make_optimizer("sgd", [weight], 1.0), clip=1.0)
+    assert weight.item() == pytest.approx(999.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_touches_no_weight(value: float) -> None:
+    model = tiny_model()
+    optimizer = make_optimizer("adamw", model.parameters(), 0.1)
+    rates = make_schedule("constant", optimizer, 4)
+    before = weights_digest(model)
+    with pytest.raises(TrialFailure, match="diverged"):
+        descend(response_loss(model, mixed_batch()) + value, optimizer, rates)
+    assert weights_digest(model) == before
+    assert not optimizer.state
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_fit_trains_and_returns_the_model_in_eval_mode() -> None:
+    model, batch = tiny_model(), mixed_batch()
+    before = response_loss(model, batch).item()
+    batches: Iterator[Batch] = repeat(batch)
+    assert fit(model, batches, steps=20, learning_rate=1e-2) is model
+    assert not model.training
+    assert response_loss(model, batch).item() < 0.7 * before
+    assert F.softmax(response_logits(model, batch)[0], dim=-1).isfinite().all()
