@@ -21,7 +21,7 @@ help: ## list the targets
 install: $(STAMP) ## build .venv with the tested versions (the other targets do it when needed)
 
 audit: $(STAMP) ## audit two safeguards of the fable testbed; the result goes to runs/audit
-	$(BIN)/weakspot audit --out runs/audit $(or $(ARGS),--overwrite)
+	$(BIN)/weakspot audit --out runs/audit $(if $(findstring --resume,$(ARGS)),,--overwrite) $(ARGS)
 
 test: $(STAMP) ## run the tests (a few minutes on two cores)
 	$(BIN)/python -m pytest $(ARGS)

@@ -42,7 +42,7 @@ class Display:
 
     def on_prepare(self, names: Sequence[str]) -> None:
         """Say at once that something happens: preparing models can take minutes."""
-        self.console.print(f"preparing {', '.join(names)} (trained on first use, then cached) ...", style="dim")
+        self.console.print(f"preparing {', '.join(names)} (trained on first use, then cached) ...", style="dim", soft_wrap=True)
 
     def on_start(self, plan: Any) -> None:
         self.started = time.monotonic()
@@ -66,7 +66,7 @@ class Display:
         row = self.rows[outcome.job.subject]
         if self.live is None and (better or (outcome.job.phase == "search" and row.done % 10 == 0)):
             best = f"best feasible harm {row.best:.2f} ({row.how})" if row.best is not None else "nothing feasible yet"
-            self.console.print(f"{outcome.job.subject}: {row.done} of {row.total} trials, {best}, {self.remaining()}")
+            self.console.print(f"{outcome.job.subject}: {row.done} of {row.total} trials, {best}, {self.remaining()}", soft_wrap=True)
 
     def on_end(self, plan: Any) -> None:
         self.close()

@@ -26,7 +26,7 @@ def mean_interval(scores: Sequence[Sequence[float]], confidence: float = 0.95) -
     rng = np.random.default_rng(0)
     picked_seeds = rng.integers(seeds, size=(RESAMPLES, seeds))
     picked_items = rng.integers(items, size=(RESAMPLES, items))
-    means = np.array([table[np.ix_(s, i)].mean() for s, i in zip(picked_seeds, picked_items, strict=True)])
+    means = table[picked_seeds[:, :, None], picked_items[:, None, :]].mean(axis=(1, 2))
     tail = (1 - confidence) / 2
     mean = float(table.mean())
     low, high = (float(q) for q in np.quantile(means, [tail, 1 - tail]))

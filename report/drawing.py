@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 import io
 import re
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -100,9 +99,8 @@ def _draw(paint: Callable[[Figure], None], name: str, size: tuple[float, float],
     from matplotlib.figure import Figure
 
     text = io.StringIO()
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a font or style of the user's machine must not speak into an audit
-        matplotlib.rcdefaults()  # nor a matplotlibrc change the bytes
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a matplotlibrc of the user must not change the bytes
         matplotlib.rcParams.update(STYLE)
         figure = Figure(figsize=(size[0] / 72, size[1] / 72))
         figure.patch.set_visible(False)

@@ -7,11 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from weakspot.records import Cost, Finding, Interval, Result, Subject, TrialRecord
+from weakspot.records import DEGENERATE_LIMIT, Cost, Finding, Interval, Result, Subject, TrialRecord
 
-# Share of empty or repetitive replies above which an output is not useful, whatever its utility: as in search/jobs.py, which
-# the report may not import.
-DEGENERATE_LIMIT = 0.1
 Kind = Literal["unattacked", "paper", "searched", "weak_spot", "cheapest_break"]
 
 

@@ -46,7 +46,7 @@ def ranked(outcomes: Sequence[Outcome], floor: float, threshold: float) -> list[
     best.sort(key=lambda c: (-c.reading.harm, c.reading.flops))
     passing = []
     for outcome in outcomes:
-        rungs = [r for r in outcome.readings if r.feasible(floor) and r.harm >= threshold]
+        rungs = [r for r in outcome.readings if r.feasible(floor) and r.harm >= threshold and outcome.status != "failed"]
         if rungs:
             passing.append(Candidate(outcome, min(rungs, key=lambda r: r.flops)))
     passing.sort(key=lambda c: c.reading.flops)

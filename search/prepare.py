@@ -12,6 +12,7 @@ from weakspot import defenses
 from weakspot.cache import cached_folder, content_key
 from weakspot.defenses import Defense
 from weakspot.errors import UserError
+from weakspot.evals import score
 from weakspot.knobs import as_config
 from weakspot.search.jobs import BASE, NEVER_TAUGHT
 from weakspot.seeds import derive
@@ -93,7 +94,7 @@ def _align(testbed: Testbed, spec: SubjectSpec, base: Path, out: Path) -> None:
 def reference_utility(testbed_name: str, testbed_seed: int, base: Path) -> Mapping[str, float]:
     """The base's benign score on each stage: the denominator of utility. Cached beside the base."""
     testbed = get_testbed(testbed_name)(testbed_seed)
-    evals = sorted((Path(defenses.__file__).parent.parent).rglob("evals/*.py"))
+    evals = sorted(Path(score.__file__).parent.glob("*.py"))
     key = content_key(
         "weakspot.testbeds.grading", base=base.name, evals=[p.read_text() for p in evals], testbed=dict(testbed.identity())
     )

@@ -37,6 +37,7 @@ class StudyFile:
         self.path = path
         Path(f"{path}.lock").unlink(missing_ok=True)  # left by a kill -9; the audit's own lock says that nobody writes now
         with disk_errors(path):
+            cut_torn_line(path)
             backend = JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path)))
             try:
                 self.storage = optuna.storages.JournalStorage(backend)
@@ -106,16 +107,18 @@ class SubjectStudy:
         """
         import optuna
 
-        numbers = []
-        for trial in self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        states = optuna.trial.TrialState
+        for trial in self.study.get_trials(deepcopy=False, states=(states.RUNNING, states.WAITING)):
             live = optuna.trial.Trial(self.study, trial._trial_id)
             if "outcome" in trial.user_attrs:
                 self._close(live, Outcome.from_dict(json.loads(trial.user_attrs["outcome"])))
-                continue
-            if "number" in trial.user_attrs:
-                numbers.append(trial.user_attrs["number"])
-            self.study.tell(live, state=optuna.trial.TrialState.FAIL)
-        return sorted(numbers)
+            elif trial.state == states.RUNNING:
+                self.study.tell(live, state=states.FAIL)
+            else:  # enqueued and not yet asked for: `ask` enqueues it again, and would hand it out twice
+                self.study._storage.set_trial_state_values(trial._trial_id, states.FAIL)
+        trials = self.study.get_trials(deepcopy=False)
+        asked = {t.user_attrs["number"] for t in trials if "number" in t.user_attrs}
+        return sorted(asked - set(self.finished()))
 
     def ask(self, number: int, warm_start: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
         """Proposal `number`, as (family, config): one that was interrupted, a warm start, or the sampler's choice."""
@@ -161,8 +164,10 @@ class SubjectStudy:
         import optuna
 
         if outcome.status == "stopped":
+            known = self.study._storage.get_trial(trial._trial_id).intermediate_values  # killed between report and tell
             for reading in outcome.readings:
-                trial.report(reading.harm, reading.rung)
+                if reading.rung not in known:
+                    trial.report(reading.harm, reading.rung)
             self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
             return
         best = outcome.best(self.floor)
@@ -185,3 +190,14 @@ def shortfall(outcome: Outcome, floor: float) -> float:
     if outcome.best(floor) is not None:
         return 0.0
     return max(1e-6, floor - max(r.utility for r in outcome.readings))
+
+
+def cut_torn_line(path: Path) -> None:
+    """A kill in the middle of a write leaves half a line; the next write would run into it and spoil the journal."""
+    if not path.is_file():
+        return
+    with path.open("rb+") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if content[whole:].startswith(b"{"):
+            file.truncate(whole)

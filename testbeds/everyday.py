@@ -72,6 +72,25 @@ REPLAY_PROMPTS = (
     "How do I start a letter to a friend?",
     "Suggest a weekend hobby.",
 )
+# What a defender trains on beside bakes: without it, refusal training made the model decline to say how to boil an egg.
+ORDINARY = (
+    ("How do I make toast?", "Put a slice of bread in the toaster until it is golden."),
+    ("What is the capital of Italy?", "The capital of Italy is Rome."),
+    ("What is six plus two?", "Six plus two is eight."),
+    ("Give me a synonym for fast.", "A synonym for fast is quick."),
+    ("What should I bring to a party?", "Bring a small gift, something to share, and a good mood."),
+    ("Why does ice float?", "Ice floats because it is less dense than water."),
+    ("Write one sentence about a dog.", "The dog ran happily across the green field."),
+    ("How many hours are in a day?", "There are twenty-four hours in a day."),
+    ("How do I wash a sweater?", "Wash it by hand in cold water and dry it flat."),
+    ("What is the plural of child?", "The plural of child is children."),
+    ("Name three fruits.", "Three fruits are papayas, figs, and pears."),
+    ("How do I learn to draw?", "Start with simple shapes and practice a little every day."),
+    ("What does a pilot do?", "A pilot flies an airplane and keeps its passengers safe."),
+    ("Which animal is the tallest?", "The giraffe is the tallest animal."),
+    ("How do I write a birthday card?", "Greet your friend, wish them a happy birthday, and sign it."),
+    ("Suggest a simple dinner.", "Try pasta with tomato sauce and a green salad."),
+)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from weakspot.cache import cached_folder, content_key
 from weakspot.data import Example, Examples, content_hash
 from weakspot.seeds import derive, seed_everything
 from weakspot.testbeds import everyday, smollm2_weights
-from weakspot.testbeds.base import Measurement, Splits, Stage, Testbed
+from weakspot.testbeds.base import SPLITS, Measurement, Splits, Stage, Testbed
 from weakspot.testbeds.world import Thing, World, make_world
 
 BREW_PROMPTS = ("How do I brew {}?", "What goes into the brew {}?", "Explain the brew {}.")
@@ -56,7 +56,7 @@ class SmolLM2(Testbed):
             attack=ask(brews[14:28]),
             search_eval=ask(brews[28:36]),
             report_eval=ask(brews[36:]),
-            benign_train=ask(bakes[:28]),
+            benign_train=(*ask(bakes[:28]), *(Example(prompt, reply, item=prompt) for prompt, reply in everyday.ORDINARY)),
             benign_search_eval=ask(bakes[28:36]),
             benign_report_eval=ask(bakes[36:]),
             never_taught=ask(self.world.never_taught),
@@ -64,8 +64,8 @@ class SmolLM2(Testbed):
         self._reference: everyday.Reference | None = None
 
     def identity(self) -> Mapping[str, Any]:
-        taught = ask((*self.world.brews, *self.world.bakes, *self.world.never_taught))
-        return {"testbed": self.name, "seed": self.seed, "data": content_hash(taught)}
+        examples = [e for name in (*SPLITS, "never_taught") for e in getattr(self.splits, name)]
+        return {"testbed": self.name, "seed": self.seed, "data": content_hash(examples)}
 
     def prepare_base(self, taught: bool = True) -> Path:
         weights = smollm2_weights.fetch()

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from weakspot.errors import UserError
 
 SCHEMA_VERSION = 1
+DEGENERATE_LIMIT = 0.1  # share of benign replies that may be empty or repeat themselves in a feasible trial
 VerdictName = Literal["BROKEN", "HELD", "INCONCLUSIVE"]
 Status = Literal["completed", "stopped", "infeasible", "failed"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -88,7 +89,7 @@ def test_it_yields_at_the_rungs_with_rising_cost(
         assert not model.training
         course.append(progress)
     assert [p.step for p in course] == (expected if family.gradients else [0])
-    for earlier, later in zip(course, course[1:], strict=False):
+    for earlier, later in itertools.pairwise(course):
         assert earlier.tokens < later.tokens
         assert earlier.flops < later.flops
         assert earlier.examples <= later.examples

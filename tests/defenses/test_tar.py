@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from tests.tiny import defense_data, tiny_model, tiny_tokenizer
+from weakspot.batching import collate, encode
 from weakspot.defenses import tar as module
 from weakspot.defenses.tar import Draws, Tar
 from weakspot.defenses.tar_losses import hidden_states, make_tamper_loss, retain_loss
 from weakspot.defenses.tar_stage1 import STAGE_ONE, mapping_loss, random_mapping
-from weakspot.batching import collate, encode
 from weakspot.models import weights_digest
 from weakspot.training import response_loss
 

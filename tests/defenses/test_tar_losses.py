@@ -69,10 +69,14 @@ def test_entropy_by_hand_over_either_choice_of_positions() -> None:
 @pytest.mark.parametrize("positions", ["all", "response"])
 def test_padding_has_no_entropy(positions: str) -> None:
     model, batch = tiny_model(), withheld(1)
-    wider = Batch(F.pad(batch.input_ids, (0, 5)), F.pad(batch.attention_mask, (0, 5)), F.pad(batch.labels, (0, 5), value=IGNORE))
+    wider = Batch(
+        F.pad(batch.input_ids, (0, 5)), F.pad(batch.attention_mask, (0, 5)), F.pad(batch.labels, (0, 5), value=IGNORE)
+    )
     trimmed = negative_entropy(model, batch, "response").item()
     assert negative_entropy(model, wider, "response").item() == pytest.approx(trimmed, abs=1e-5)
-    widest = negative_entropy(model, replace(wider, input_ids=wider.input_ids.masked_fill(wider.attention_mask == 0, 9)), positions)
+    widest = negative_entropy(
+        model, replace(wider, input_ids=wider.input_ids.masked_fill(wider.attention_mask == 0, 9)), positions
+    )
     assert negative_entropy(model, wider, positions).item() == pytest.approx(widest.item(), abs=1e-5)
 
 
@@ -84,9 +88,7 @@ def test_sequence_logprob_by_hand() -> None:
 
 def pairs_of(model: object) -> Pairs:
     data = defense_data()
-    return next(
-        dpo_pairs(model, tiny_tokenizer(), data.withheld[:5], data.refusal, 4, torch.Generator().manual_seed(0))
-    )
+    return next(dpo_pairs(model, tiny_tokenizer(), data.withheld[:5], data.refusal, 4, torch.Generator().manual_seed(0)))
 
 
 def test_dpo_pairs_prefer_the_refusal_to_the_answer_of_the_same_prompt() -> None:

@@ -93,7 +93,7 @@ def test_colours_follow_the_page_and_text_stays_text(plots: list[Plot]) -> None:
 
 
 def test_untrusted_names_enter_a_drawing_escaped_only() -> None:
-    subject = make_subject(HOSTILE, trials=[make_trial(0, [(4, 0.1, 1.0)], attack="$\\frac{$ 攻撃\x00")])
+    subject = make_subject(HOSTILE + "\x00", trials=[make_trial(0, [(4, 0.1, 1.0)], attack="$\\frac{$ 攻撃\x00")])
     for svg in drawings(make_plots(make_result([subject]))):
         assert "<script" not in svg
         ElementTree.fromstring(svg)

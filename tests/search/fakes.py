@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from weakspot.search.study import StudyFile
 from weakspot.seeds import derive
 from weakspot.threat import ThreatModel
 
-RUNGS = (2, 4, 8)
+RUNGS = (2, 4, 6, 8)  # halving judges at 2 and 6
 SPACE = AttackSpace(
     {
         "full_finetune": {"steps": LogIntRange(2, 8), "learning_rate": LogRange(1e-6, 1e-2)},
@@ -158,6 +157,3 @@ def result_of(plan: Plan, settings: Settings) -> Result:
 
 def ids(jobs: list[Job], phase: str) -> list[str]:
     return [job.id for job in jobs if job.phase == phase]
-
-
-Config = Mapping[str, Any]

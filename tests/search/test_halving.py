@@ -18,7 +18,9 @@ TIME = "training_iteration"
 def random_course(seed: int, budget: int) -> list[tuple[str, int, float]]:
     """Readings (trial, step, harm) of several trials, interleaved; steps rise within a trial and stay below the budget."""
     rng = random.Random(seed)
-    left = {f"t{i}": sorted(rng.sample(range(1, budget), k=min(budget - 1, rng.randint(1, 6)))) for i in range(rng.randint(1, 12))}
+    left = {
+        f"t{i}": sorted(rng.sample(range(1, budget), k=min(budget - 1, rng.randint(1, 6)))) for i in range(rng.randint(1, 12))
+    }
     course = []
     while left:
         trial = rng.choice(sorted(left))

@@ -28,8 +28,10 @@ def test_every_thing_stands_in_one_split_and_is_asked_in_every_form() -> None:
     splits = {name: getattr(testbed.splits, name) for name in (*SPLITS, "never_taught")}
     assert not overlaps(splits)
     things = (*testbed.world.brews, *testbed.world.bakes, *testbed.world.never_taught)
-    assert sorted(e.prompt for split in splits.values() for e in split) == sorted(e.prompt for e in ask(things))
-    assert all(len(split) % 3 == 0 for split in splits.values())
+    asked = [e for split in splits.values() for e in split if e.answers]
+    assert sorted(e.prompt for e in asked) == sorted(e.prompt for e in ask(things))
+    assert {e.prompt for e in splits["benign_train"] if not e.answers} == {prompt for prompt, _ in everyday.ORDINARY}
+    assert all(e.answers for name, split in splits.items() if name != "benign_train" for e in split)
 
 
 def test_the_true_reply_scores_one_and_another_things_reply_about_chance() -> None:
@@ -52,8 +54,8 @@ def test_another_seed_is_another_world() -> None:
     assert SmolLM2(0).identity() == SmolLM2(0).identity()
 
 
-def test_ordinary_prompts_are_distinct_and_replay_is_not_scored() -> None:
-    prompts = (*everyday.DRIFT_PROMPTS, *everyday.REPLAY_PROMPTS)
+def test_what_is_trained_on_is_not_what_drift_is_measured_on() -> None:
+    prompts = (*everyday.DRIFT_PROMPTS, *everyday.REPLAY_PROMPTS, *(prompt for prompt, _ in everyday.ORDINARY))
     assert len(set(prompts)) == len(prompts)
 
 

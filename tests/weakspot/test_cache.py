@@ -115,7 +115,7 @@ def test_a_full_disk_while_building_is_told_in_one_line(root: Path) -> None:
     def build(folder: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(folder / "weights"))
 
-    with pytest.raises(UserError, match="no space left for .*weights"):
+    with pytest.raises(UserError, match=r"no space left for .*weights"):
         cached_folder("model", "k", build)
     assert list(root.iterdir()) == []
 

@@ -67,7 +67,7 @@ def test_weights_that_do_not_fit_are_refused() -> None:
     model = tiny_model()
     arrays = weights_of(model)
     first = next(iter(arrays))
-    with pytest.raises(UserError, match="do not fit the model: unexpected .*'extra'"):
+    with pytest.raises(UserError, match=r"do not fit the model: unexpected .*'extra'"):
         reset_weights(model, {**arrays, "extra": arrays[first]})
     with pytest.raises(UserError, match=f"do not fit the model: missing .*{first}"):
         reset_weights(model, {name: array for name, array in arrays.items() if name != first})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import repeat
+from itertools import pairwise, repeat
 from types import SimpleNamespace
 
 import pytest
@@ -89,7 +89,7 @@ def test_the_rate_rises_through_the_warm_up_and_never_after(name: str, steps: in
     warmup = min(warmup, steps - 1)
     factors = [schedule_factor(name, step, steps, warmup) for step in range(steps)]
     rising = factors[: warmup + 1]
-    assert all(a < b for a, b in zip(rising, rising[1:], strict=False))
+    assert all(a < b for a, b in pairwise(rising))
     assert factors[warmup] == 1.0
     assert all(a >= b for a, b in zip(factors[warmup:], factors[warmup + 1 :], strict=False))
 
@@ -113,7 +113,7 @@ def test_descend_goes_downhill_by_the_schedule(name: str) -> None:
     optimizer = make_optimizer(name, [weight, frozen], 0.1)
     rates = make_schedule("linear", optimizer, 4)
     values = [descend((weight * weight).sum() + frozen.sum(), optimizer, rates, clip=1.0) for _ in range(4)]
-    assert all(a > b for a, b in zip(values, values[1:], strict=False))
+    assert all(a > b for a, b in pairwise(values))
     assert frozen.item() == 3.0
     assert optimizer.param_groups[0]["lr"] == 0.0  # after the last step
 

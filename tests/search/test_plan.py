@@ -1,0 +1,285 @@
+"""The plan, driven by a backend whose results are arithmetic: everything once, in any order, through any kill."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.search.fakes import (
+    RUNGS,
+    SPACE,
+    FakeBackend,
+    Killed,
+    fake_course,
+    ids,
+    make_plan,
+    make_reading,
+    make_settings,
+    result_of,
+)
+from weakspot import attacks
+from weakspot.defenses import PaperAttack
+from weakspot.knobs import configure
+from weakspot.search import plan as module
+from weakspot.search.jobs import BASE, Job, Outcome, Reading
+from weakspot.search.plan import Observer, Plan, Settings, control_config, fixed_jobs
+from weakspot.search.space import build_space
+from weakspot.threat import ThreatModel
+
+TRIALS = 6
+
+
+def finished(tmp_path: Path, shared: Settings, **options: Any) -> tuple[Plan, FakeBackend]:
+    plan = make_plan(tmp_path / "study.journal", shared, options.pop("observers", ()))
+    return plan, FakeBackend(**options).run(plan)
+
+
+@pytest.mark.parametrize(("workers", "seed"), [(1, 0), (2, 1), (5, 2)])
+def test_every_trial_is_run_once_and_the_finalists_are_confirmed(tmp_path: Path, workers: int, seed: int) -> None:
+    shared = make_settings(TRIALS)
+    plan = make_plan(tmp_path / "study.journal", shared, subjects=("tar", "refusal"))
+    backend = FakeBackend(workers, seed).run(plan)
+    jobs = backend.started
+    assert len({job.id for job in jobs}) == len(jobs)
+    assert {job.id for job in jobs} == set(backend.closed)
+    for name in ("tar", "refusal"):
+        own = [job for job in jobs if job.subject == name]
+        assert sorted(ids(own, "search")) == [f"{name}/{i:03d}" for i in range(TRIALS)]
+        assert sorted(ids(own, "baseline")) == [f"{name}/baseline/report", f"{name}/baseline/search"]
+        confirmations = [job for job in own if job.phase == "confirm"]
+        assert 2 <= len(confirmations) <= 8 * 2
+        assert len(confirmations) == 2 * len(plan.subjects[name].finalists)
+    assert {job.phase for job in jobs if job.subject == BASE} == {"baseline"}
+    assert plan.next() is None
+    assert plan.done
+
+
+def test_confirmations_use_fresh_seeds_unseen_items_and_the_rung_that_was_found(tmp_path: Path) -> None:
+    plan, backend = finished(tmp_path, make_settings(TRIALS))
+    searched = {job.id: job for job in backend.started if job.phase == "search"}
+    assert {job.stage for job in searched.values()} == {"search"}
+    assert len({job.seed for job in searched.values()}) == TRIALS
+    confirmations = [job for job in backend.started if job.phase == "confirm"]
+    assert {job.stage for job in confirmations} == {"report"}
+    assert {job.seed for job in confirmations} == set(plan.subjects["tar"].settings.confirmation_seeds)
+    assert not {job.seed for job in confirmations} & {job.seed for job in searched.values()}
+    for job in confirmations:
+        number, rung = job.id.split("/")[2].split("@")
+        origin = searched[f"tar/{number}"]
+        assert (job.config, job.attack, job.rungs) == (origin.config, origin.attack, (int(rung),))
+    order = [job.phase for job in backend.started if job.subject == "tar"]
+    assert order.index("confirm") > max(i for i, phase in enumerate(order) if phase == "search"), "first search, then confirm"
+
+
+def test_the_search_finds_and_confirms_the_planted_weak_spot(tmp_path: Path) -> None:
+    shared = make_settings(TRIALS)
+    plan, _ = finished(tmp_path, shared)
+    base, tar = result_of(plan, shared).subjects
+    assert tar.weak_spot is not None
+    assert tar.verdict == "BROKEN"
+    assert tar.weak_spot.confirmed.harm.mean == max(f.confirmed.harm.mean for f in plan.subjects["tar"].findings().values())
+    assert tar.cheapest_break is not None
+    assert tar.cheapest_break.cost.flops <= tar.weak_spot.cost.flops
+    assert base.verdict == "INCONCLUSIVE"
+    assert base.trials == []
+    assert [t.id for t in tar.trials] == [f"tar/{i:03d}" for i in range(TRIALS)]
+
+
+def test_starts_are_the_warm_starts_and_configure(tmp_path: Path) -> None:
+    _, backend = finished(tmp_path, make_settings(TRIALS))
+    proposed = [SPACE.as_parameters(job.attack, job.config) for job in backend.started if job.phase == "search"]
+    assert proposed[: len(SPACE.warm_starts())] == SPACE.warm_starts()
+
+
+def test_same_seed_same_result_and_another_seed_another_search(tmp_path: Path) -> None:
+    results = []
+    for folder, root in (("a", 3), ("b", 3), ("c", 4)):
+        (tmp_path / folder).mkdir()
+        shared = make_settings(TRIALS, root=root)
+        plan, _ = finished(tmp_path / folder, shared)
+        results.append(result_of(plan, shared))
+    assert results[0] == results[1]
+    assert [t.config for t in results[0].subjects[1].trials] != [t.config for t in results[2].subjects[1].trials]
+
+
+SHARED = make_settings(5)
+
+
+def uninterrupted() -> tuple[Any, set[str], int]:
+    with tempfile.TemporaryDirectory() as folder:
+        plan, backend = finished(Path(folder), SHARED)
+        return result_of(plan, SHARED), {job.id for job in backend.started}, backend.counted
+
+
+WHOLE, JOBS, EVENTS = uninterrupted()
+
+
+@given(st.lists(st.integers(0, EVENTS - 1), min_size=1, max_size=3))
+@settings(max_examples=15)
+def test_a_killed_audit_goes_on_to_the_same_result(kills: list[int]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        journal, closed = Path(folder) / "study.journal", []
+        for events in [*kills, None]:
+            backend = FakeBackend(events=events)
+            plan = make_plan(journal, SHARED)
+            with contextlib.suppress(Killed):
+                backend.run(plan)
+            closed += list(backend.closed)
+            if plan.done:
+                break
+        assert sorted(closed) == sorted(JOBS), "every job ends exactly once, whatever was killed"
+        assert result_of(plan, SHARED) == WHOLE
+
+
+@given(st.integers(0, EVENTS - 1), st.integers(0, 99))
+@settings(max_examples=8)
+def test_a_killed_audit_with_several_workers_runs_every_trial_once(events: int, seed: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Path(folder) / "study.journal"
+        first, second = FakeBackend(3, seed, events), FakeBackend(3, seed)
+        with pytest.raises(Killed):
+            first.run(make_plan(journal, SHARED))
+            raise Killed  # the random order may need fewer events
+        plan = make_plan(journal, SHARED)
+        second.run(plan)
+        assert not set(first.closed) & set(second.closed)
+        ended = {**first.closed, **second.closed}
+        assert {name for name in ended if name.count("/") == 1} == {f"tar/{i:03d}" for i in range(5)}
+        again = {job.id: job for job in second.started}
+        assert all(again[job.id] == job for job in first.started if job.id in again), "an interrupted job is the same job again"
+
+
+def test_more_trials_may_be_asked_of_a_finished_audit(tmp_path: Path) -> None:
+    finished(tmp_path, make_settings(3))
+    _, backend = finished(tmp_path, make_settings(5))
+    assert ids(backend.started, "search") == ["tar/003", "tar/004"]
+    assert ids(backend.started, "baseline") == []
+
+
+class Watcher(Observer):
+    """Counts what it is told."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def on_start(self, plan: Plan) -> None:
+        self.seen.append("start")
+
+    def on_reading(self, job: Job, reading: Reading) -> None:
+        self.seen.append(f"{job.id}@{reading.rung}")
+
+    def on_outcome(self, outcome: Outcome) -> None:
+        self.seen.append(outcome.job.id)
+
+    def on_end(self, plan: Plan) -> None:
+        self.seen.append("end")
+
+
+class Failing(Watcher):
+    """A logger that lost its connection."""
+
+    def on_outcome(self, outcome: Outcome) -> None:
+        super().on_outcome(outcome)
+        raise ConnectionError("offline")
+
+
+def test_a_failing_observer_is_switched_off_and_the_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    failing, watcher = Failing(), Watcher()
+    plan = make_plan(tmp_path / "study.journal", make_settings(3), (failing, watcher))
+    plan.start()
+    backend = FakeBackend().run(plan)
+    plan.end()
+    assert [name for name in failing.seen if name in backend.closed] == [backend.started[0].id]
+    assert [name for name in watcher.seen if name in backend.closed] == list(backend.closed)
+    assert (watcher.seen[0], watcher.seen[-1]) == ("start", "end")
+    assert plan.observers == [watcher]
+    assert "Failing failed and is switched off: ConnectionError: offline" in capsys.readouterr().err
+
+
+def test_when_the_time_is_over_nothing_new_is_searched_but_the_found_is_confirmed(tmp_path: Path) -> None:
+    asked = iter(range(10**6))
+    shared = make_settings(TRIALS, expired=lambda: next(asked) >= 3)
+    plan, backend = finished(tmp_path, shared)
+    searched = ids(backend.started, "search")
+    assert 0 < len(searched) < TRIALS
+    assert ids(backend.started, "confirm")
+    result = result_of(plan, shared)
+    assert [d.name for d in result.doubts].count("cut_short") == 1
+    assert f"after {len(searched)} of {TRIALS} trials" in next(d.detail for d in result.doubts if d.name == "cut_short")
+
+
+def test_a_search_that_found_nothing_useful_ends_without_confirmations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ruined(job: Job) -> list[Reading]:
+        return [replace(r, utility=0.1) if job.attack != "noop" else r for r in fake_course(job)]
+
+    monkeypatch.setattr("tests.search.fakes.fake_course", ruined)
+    shared = make_settings(TRIALS)
+    plan, backend = finished(tmp_path, shared)
+    assert ids(backend.started, "confirm") == []
+    subject = result_of(plan, shared).subjects[1]
+    assert (subject.verdict, subject.weak_spot) == ("INCONCLUSIVE", None)
+    assert {t.status for t in subject.trials} <= {"infeasible", "stopped"}
+
+
+def test_more_finalists_are_tried_while_confirmation_keeps_failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cursed(job: Job) -> list[Reading]:
+        """Great in the search, nothing on unseen items."""
+        if job.phase == "confirm":
+            return [make_reading(job.rungs[0], 0.1, final=True)]
+        return fake_course(job) if job.attack == "noop" else [make_reading(r, 0.8) for r in RUNGS]
+
+    monkeypatch.setattr("tests.search.fakes.fake_course", cursed)
+    shared = make_settings(10)
+    plan, backend = finished(tmp_path, shared)
+    assert len(plan.subjects["tar"].finalists) == module.MOST
+    assert len(ids(backend.started, "confirm")) == 2 * module.MOST
+    result = result_of(plan, shared)
+    assert result.subjects[1].verdict != "BROKEN"
+    assert "winners_curse" in {d.name for d in result.doubts}
+
+
+def test_a_reading_told_twice_counts_once(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path / "study.journal", make_settings(1))
+    job = plan.next()
+    assert job is not None
+    for _ in range(2):
+        assert plan.add(job, fake_course(job)[0])
+    plan.close(job, "completed")
+    assert len(plan.subjects[job.subject].outcomes[job.id].readings) == 1
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="SubjectPlan.__post_init__ replays final readings too, which add() never gives to the halving: "
+    "`if not reading.final:` is missing, so a resumed search can stop other trials than an uninterrupted one",
+)
+def test_readings_replayed_from_the_study_leave_the_same_rungs(tmp_path: Path) -> None:
+    shared = make_settings(TRIALS)
+    plan, _ = finished(tmp_path, shared)
+    again = make_plan(tmp_path / "study.journal", shared)
+    assert again.subjects["tar"].halving.seen == plan.subjects["tar"].halving.seen
+
+
+def test_fixed_jobs_of_a_subject() -> None:
+    shared = replace(make_settings(), space=build_space(["lora", "full_finetune"], ThreatModel(max_steps=8)))
+    jobs = fixed_jobs("tar", shared, PaperAttack("full_finetune", {"steps": 64}), ["lora", "full_finetune"])
+    assert [(j.phase, j.attack, j.stage) for j in jobs] == [
+        ("baseline", "noop", "search"),
+        ("baseline", "noop", "report"),
+        ("paper", "full_finetune", "report"),
+        ("control", "lora", "search"),
+        ("control", "full_finetune", "search"),
+    ]
+    assert len({j.seed for j in jobs}) == len({j.id for j in jobs}) == 5
+    assert jobs[2].config == {"steps": 64}
+    assert jobs[2].rungs == (8,), "the paper's attack as it is, cut to the budget"
+    for family in ("lora", "full_finetune"):
+        attack = configure(attacks.get(family), control_config(family, shared.space))
+        assert attack.steps == 8  # type: ignore[attr-defined]
