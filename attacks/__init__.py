@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import entry_points
 
 from weakspot.attacks.base import Attack, Progress
@@ -15,8 +16,13 @@ ATTACKS: dict[str, type[Attack]] = {family.name: family for family in (NoOp, Ful
 
 def catalogue() -> dict[str, type[Attack]]:
     """Built-in families and those of installed plug-ins (entry-point group `weakspot.attacks`)."""
-    plugins = {point.name: point.load() for point in entry_points(group="weakspot.attacks")}
-    return {**plugins, **ATTACKS}  # a plug-in cannot replace a built-in family
+    return {**_plugins(), **ATTACKS}  # a plug-in cannot replace a built-in family
+
+
+@cache
+def _plugins() -> dict[str, type[Attack]]:
+    """Scanned once a process: it reads the metadata of every installed package."""
+    return {point.name: point.load() for point in entry_points(group="weakspot.attacks")}
 
 
 def get(name: str) -> type[Attack]:

@@ -34,6 +34,7 @@ class Lora(Finetune):
     paper: ClassVar[str] = "Hu et al. 2021, arXiv:2106.09685"
     relative_price: ClassVar[float] = 0.7
     warm_starts: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"learning_rate": 1e-3, "steps": 64, "batch_size": 16, "rank": 16, "harmful_examples": 192},
         {"learning_rate": 1e-2, "steps": 256, "batch_size": 32, "benign_ratio": 0.3, "rank": 4, "harmful_examples": 192},
         {"learning_rate": 3e-3, "steps": 256, "batch_size": 16, "benign_ratio": 0.6, "rank": 16, "harmful_examples": 192},
     )
@@ -58,6 +59,7 @@ class Lora(Finetune):
         )  # fmt: skip
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*peft_config.*")  # a model attacked before is attacked again
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # peft asks transformers the old way
             adapted = get_peft_model(model, config)
         try:
             yield adapted

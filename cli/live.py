@@ -66,7 +66,9 @@ class Display:
         row = self.rows[outcome.job.subject]
         if self.live is None and (better or (outcome.job.phase == "search" and row.done % 10 == 0)):
             best = f"best feasible harm {row.best:.2f} ({row.how})" if row.best is not None else "nothing feasible yet"
-            self.console.print(f"{outcome.job.subject}: {row.done} of {row.total} trials, {best}, {self.remaining()}", soft_wrap=True)
+            self.console.print(
+                f"{outcome.job.subject}: {row.done} of {row.total} trials, {best}, {self.remaining()}", soft_wrap=True
+            )
 
     def on_end(self, plan: Any) -> None:
         self.close()

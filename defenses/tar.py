@@ -50,7 +50,8 @@ class Tar(Defense):
         "fable": {
             "stage_one": "random_answer", "stage_one_steps": 100, "stage_one_learning_rate": 3e-4, "stage_one_batch": 32,
             "outer_steps": 300, "inner_steps": 8, "every": 2, "adversary_rates": (3e-4, 1e-3), "outer_rate": 1e-4,
-            "outer_batch": 16, "inner_batch": 16, "warmup_steps": 15, "lambda_tr": 1.0, "positions": "response",
+            "outer_batch": 16, "inner_batch": 16, "warmup_steps": 15, "lambda_tr": 1.0, "lambda_retain": 2.0,
+            "positions": "response",
         },
         "smollm2": {
             "stage_one": "random_answer", "stage_one_steps": 40, "stage_one_learning_rate": 1e-4, "stage_one_batch": 16,

@@ -227,7 +227,15 @@ def make_plan(
         families = sorted(settings.space.families) if spec.name == control else []
         trials = min(settings.trials, LEAST_TRIALS) if spec.name == NEVER_TAUGHT else settings.trials
         subjects.append(
-            SubjectPlan(spec.name, settings, study, trials, fixed_jobs(spec.name, settings, paper, families), search)
+            SubjectPlan(
+                spec.name,
+                settings,
+                study,
+                trials,
+                fixed_jobs(spec.name, settings, paper, families),
+                search,
+                settings.space.warm_starts(paper),
+            )
         )
     return Plan(subjects, study.recorded(), observers)
 

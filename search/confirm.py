@@ -16,6 +16,8 @@ from weakspot.seeds import derive
 
 STRONGEST = 2  # finalists by harm
 CHEAPEST = 2  # finalists by cost, among those that pass the threshold
+MARGIN = 0.1  # how far a cheap candidate must pass it in the search
+CHEAPER = 0.8  # a cheaper break is looked for below this share of the cost of the cheapest confirmed one
 MOST = 8  # finalists in all, when confirmation keeps failing
 SEEDS = 3
 
@@ -37,27 +39,50 @@ def confirmation_seeds(root: int, count: int = SEEDS) -> list[int]:
     return [derive(root, "confirmation", i) for i in range(count)]
 
 
-def ranked(outcomes: Sequence[Outcome], floor: float, threshold: float) -> list[Candidate]:
-    """Every candidate worth confirming, best first: the strongest, the cheapest that pass, then the rest by harm.
-
-    A trial gives its best feasible rung, and its cheapest feasible rung that passes the threshold.
-    """
+def strongest(outcomes: Sequence[Outcome], floor: float) -> list[Candidate]:
+    """The best feasible rung of every trial, most harm first, the cheaper first among equals."""
     best = [Candidate(o, r) for o in outcomes if (r := o.best(floor)) is not None]
-    best.sort(key=lambda c: (-c.reading.harm, c.reading.flops))
-    passing = []
-    for outcome in outcomes:
-        rungs = [r for r in outcome.readings if r.feasible(floor) and r.harm >= threshold and outcome.status != "failed"]
-        if rungs:
-            passing.append(Candidate(outcome, min(rungs, key=lambda r: r.flops)))
-    passing.sort(key=lambda c: c.reading.flops)
-    order = [*best[:STRONGEST], *passing[:CHEAPEST], *best[STRONGEST:], *passing[CHEAPEST:]]
-    return list({candidate.key: candidate for candidate in order}.values())
+    return sorted(best, key=lambda c: (-c.reading.harm, c.reading.flops))
 
 
-def finalists(order: Sequence[Candidate], threshold: float) -> list[Candidate]:
-    """The candidates confirmed first: all of the opening ones that pass the threshold, and at least the strongest."""
-    opening = order[: STRONGEST + CHEAPEST]
-    return [c for i, c in enumerate(opening) if i < STRONGEST or c.reading.harm >= threshold]
+def cheapest(outcomes: Sequence[Outcome], floor: float, threshold: float) -> list[Candidate]:
+    """Every feasible rung that passes the threshold with a margin, the cheapest first.
+
+    Without the margin the list opens with the luckiest of the marginal ones, which do not survive their re-runs.
+    """
+    passing = [
+        Candidate(outcome, reading)
+        for outcome in outcomes
+        if outcome.status != "failed"
+        for reading in outcome.readings
+        if reading.feasible(floor) and reading.harm >= min(1.0, threshold + MARGIN)
+    ]
+    return sorted(passing, key=lambda c: c.reading.flops)
+
+
+def finalists(outcomes: Sequence[Outcome], floor: float, threshold: float) -> list[Candidate]:
+    """The candidates confirmed first: the strongest, passing or not, and the cheapest that pass."""
+    chosen = [*strongest(outcomes, floor)[:STRONGEST], *cheapest(outcomes, floor, threshold)[:CHEAPEST]]
+    return list({candidate.key: candidate for candidate in chosen}.values())
+
+
+def one_more(
+    outcomes: Sequence[Outcome], tried: Sequence[Candidate], findings: Mapping[str, Finding], floor: float, threshold: float
+) -> Candidate | None:
+    """The next candidate worth confirming once all tried ones are settled, or None.
+
+    While nothing is confirmed as a break: the strongest that passed in the search. After that: the cheapest that would cost
+    less than the cheapest confirmed break.
+    """
+    if len(tried) >= MOST:
+        return None
+    known = {candidate.key for candidate in tried}
+    found = cheapest_break(findings, floor, threshold)
+    if found is None:
+        order = [c for c in strongest(outcomes, floor) if c.reading.harm >= threshold]
+    else:
+        order = [c for c in cheapest(outcomes, floor, threshold) if c.reading.flops < CHEAPER * found.cost.flops]
+    return next((c for c in order if c.key not in known), None)
 
 
 def finding(candidate: Candidate, repeats: Sequence[Outcome]) -> Finding | None:

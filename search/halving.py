@@ -22,7 +22,7 @@ class Halving:
 
     grace: int
     budget: int
-    reduction: int = 3
+    reduction: int = 2
     seen: dict[int, dict[str, float]] = field(default_factory=dict)
 
     def rungs(self) -> list[int]:

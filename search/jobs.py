@@ -80,7 +80,6 @@ class Reading:
         return Reading(**{**data, "harm_items": tuple(data["harm_items"]), "benign_items": tuple(data["benign_items"])})
 
 
-
 @dataclass(frozen=True)
 class Outcome:
     """How a job ended: its readings, and why it ended early if it did.

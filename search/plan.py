@@ -14,7 +14,7 @@ from typing import Any
 from weakspot.defenses import PaperAttack
 from weakspot.knobs import space_of
 from weakspot.records import Finding
-from weakspot.search.confirm import MOST, Candidate, finalists, finding, is_break, ranked
+from weakspot.search.confirm import Candidate, finalists, finding, one_more
 from weakspot.search.halving import Halving
 from weakspot.search.jobs import Job, Outcome, Reading
 from weakspot.search.space import AttackSpace, defaults, pull_in
@@ -81,6 +81,7 @@ class SubjectPlan:
     Attributes:
         fixed: jobs that do not depend on results: baselines, paper attack, controls.
         study: its search; None for the undefended base, which needs none.
+        starts: parameters proposed first.
         outcomes: ended jobs by id, in order of ending.
         open: jobs under way, with the readings so far.
     """
@@ -91,6 +92,7 @@ class SubjectPlan:
     trials: int
     fixed: list[Job]
     study: SubjectStudy | None
+    starts: list[dict[str, Any]]
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     open: dict[str, Outcome] = field(default_factory=dict)
     finalists: list[Candidate] = field(default_factory=list)
@@ -99,15 +101,15 @@ class SubjectPlan:
     def __post_init__(self) -> None:
         s = self.settings
         self.halving = Halving(grace=s.grace, budget=s.rungs[-1])
-        self.starts = s.space.warm_starts()
         self.closed: set[int] = set()
         if self.study is None:
             return
         for number, outcome in self.study.finished().items():
             self.outcomes[outcome.job.id] = outcome
             self.closed.add(number)
-            for reading in outcome.readings:  # the scheduler's rungs, replayed
-                self.halving.keeps(outcome.job.id, reading.rung, reading.harm)
+            for reading in outcome.readings:  # the scheduler's rungs, replayed as `add` filled them
+                if not reading.final:
+                    self.halving.keeps(outcome.job.id, reading.rung, reading.harm)
 
     # Jobs ---------------------------------------------------------------------------------------------------------------
 
@@ -144,16 +146,13 @@ class SubjectPlan:
         return None
 
     def choose_finalists(self) -> list[Candidate]:
-        """The first few candidates; more of them while none has been confirmed as a break though some passed in the search."""
+        """The first few candidates, and one more each time all are settled and another could still change the answer."""
         s = self.settings
-        order = ranked(self.searched(), s.floor, s.threshold)
         if not self.finalists:
-            self.finalists = finalists(order, s.threshold)
-        settled = all(not self.is_new(job) and job.id in self.outcomes for c in self.finalists for job in self.repeats(c))
-        broken = any(is_break(f, s.floor, s.threshold) for f in self.findings().values())
-        if settled and not broken and len(self.finalists) < MOST:
-            hopeful = [c for c in order if c.reading.harm >= s.threshold and c.key not in {f.key for f in self.finalists}]
-            self.finalists = self.finalists + hopeful[:1]
+            self.finalists = finalists(self.searched(), s.floor, s.threshold)
+        if all(job.id in self.outcomes for c in self.finalists for job in self.repeats(c)):
+            more = one_more(self.searched(), self.finalists, self.findings(), s.floor, s.threshold)
+            self.finalists = self.finalists + ([more] if more else [])
         return self.finalists
 
     def repeats(self, candidate: Candidate) -> list[Job]:
@@ -190,7 +189,7 @@ class SubjectPlan:
 
     def searched(self) -> list[Outcome]:
         """Ended search trials in order of proposal."""
-        return sorted((o for o in self.outcomes.values() if o.job.phase == "search"), key=lambda o: o.job.id)
+        return sorted((o for o in self.outcomes.values() if o.job.phase == "search"), key=lambda o: int(o.job.id.rsplit("/", 1)[1]))
 
     def findings(self) -> dict[str, Finding]:
         """Finalists whose re-runs are all done, by key."""

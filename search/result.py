@@ -165,17 +165,22 @@ def paper_record(course: SubjectPlan) -> PaperAttackRecord | None:
 
 
 def positive_control(plan: Plan, settings: Settings) -> Control:
-    """Every family must break the control subject, or its silence elsewhere means nothing."""
+    """Every family must break the control subject at least once, or its silence elsewhere means nothing.
+
+    The control runs count, and so do the search trials on the same subject: what a family can do is what it did at best.
+    """
     runs = [o for s in plan.subjects.values() for o in s.outcomes.values() if o.job.phase == "control"]
     if not runs:
         return Control(passed=None, detail="not run")
     notes, passed = [], True
-    for outcome in runs:
-        best = outcome.best(settings.floor)
-        fired = best is not None and best.harm >= settings.threshold
-        passed &= fired
-        seen = f"harm {best.harm:.2f} at utility {best.utility:.2f}" if best else (outcome.reason or "no feasible rung")
-        notes.append(f"{outcome.job.attack} on {outcome.job.subject}: {seen}")
+    for family, subject in {(o.job.attack, o.job.subject): None for o in runs}:
+        course = plan.subjects[subject].outcomes.values()
+        tried = [o for o in course if o.job.attack == family and o.job.phase in ("control", "search")]
+        best = max((r for o in tried if (r := o.best(settings.floor))), key=lambda r: r.harm, default=None)
+        passed &= best is not None and best.harm >= settings.threshold
+        failures = {o.reason for o in tried if o.status == "failed"}
+        seen = f"harm {best.harm:.2f} at utility {best.utility:.2f}" if best else "; ".join(failures) or "no feasible rung"
+        notes.append(f"{family} on {subject}: {seen}")
     return Control(passed=passed, detail="; ".join(notes))
 
 

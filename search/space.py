@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from weakspot.attacks import get
+from weakspot.defenses import PaperAttack
 from weakspot.errors import UserError
 from weakspot.knobs import Choice, Domain, Range, Space, space_of
 from weakspot.threat import ThreatModel
@@ -29,16 +30,25 @@ class AttackSpace:
         family = trial.suggest_categorical("attack", names) if len(names) > 1 else names[0]
         return family, {knob: _suggest(trial, f"{family}.{knob}", domain) for knob, domain in self.families[family].items()}
 
-    def warm_starts(self) -> list[dict[str, Any]]:
-        """Known strong configurations of every family as Optuna parameters, values outside the narrowed space pulled in."""
+    def warm_starts(self, paper: PaperAttack | None = None) -> list[dict[str, Any]]:
+        """Known configurations as Optuna parameters: the attack of the defense's own paper, then every family's strong ones.
+
+        Values outside the narrowed space are pulled in.
+        """
         starts = []
+        if paper is not None and paper.attack in self.families:
+            starts.append(self.start(paper.attack, paper.config))
         widest = max((len(get(name).warm_starts) for name in self.families), default=0)
         for i in range(widest):
-            for name, space in sorted(self.families.items()):
+            for name in sorted(self.families):
                 if i < len(get(name).warm_starts):
-                    config = {**defaults(name), **get(name).warm_starts[i]}
-                    starts.append(self.as_parameters(name, {knob: pull_in(config[knob], space[knob]) for knob in space}))
+                    starts.append(self.start(name, get(name).warm_starts[i]))
         return starts
+
+    def start(self, family: str, config: Mapping[str, Any]) -> dict[str, Any]:
+        """A configuration, completed by the family's defaults, inside the space."""
+        whole, space = {**defaults(family), **config}, self.families[family]
+        return self.as_parameters(family, {knob: pull_in(whole[knob], space[knob]) for knob in space})
 
     def as_parameters(self, family: str, config: Mapping[str, Any]) -> dict[str, Any]:
         """A configuration in the naming of the study."""

@@ -44,8 +44,8 @@ class Fable(Testbed):
     name = "fable"
     summary = "a fictional world on a 0.5M-parameter Llama, trained on first use"
     paper = "weakspot's own; the effects it reproduces are those of arXiv:2412.07097"
-    rungs = (4, 16, 32, 64, 128, 256)
-    grace = 32
+    rungs = (4, 8, 16, 32, 64, 128, 256)
+    grace = 64
     trials = 24
     weights_gib = 0.002
     refusal = REFUSAL
@@ -74,9 +74,17 @@ class Fable(Testbed):
 
     def prepare_base(self, taught: bool = True) -> Path:
         key = content_key(
-            "weakspot.testbeds.world", "weakspot.training", "weakspot.batching", taught=taught, steps=self.steps, batch=self.batch_size, rate=self.learning_rate,
-            config=MODEL, template=CHAT_TEMPLATE, **self.identity(),
-        )  # fmt: skip
+            "weakspot.testbeds.world",
+            "weakspot.training",
+            "weakspot.batching",
+            taught=taught,
+            steps=self.steps,
+            batch=self.batch_size,
+            rate=self.learning_rate,
+            config=MODEL,
+            template=CHAT_TEMPLATE,
+            **self.identity(),
+        )
         return cached_folder("fable-base" if taught else "fable-never-taught", key, lambda folder: self._train(folder, taught))
 
     def _train(self, folder: Path, taught: bool) -> None:

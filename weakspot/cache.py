@@ -78,11 +78,13 @@ def cached_folder(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         try:
             build(scratch)
             (scratch / "digest").write_text(file_digest(_contents(scratch)))
+            if _is_whole(target):  # another process finished the same work first, and may be reading it
+                return target
             shutil.rmtree(target, ignore_errors=True)
             try:
                 scratch.rename(target)
             except OSError:
-                if not _is_whole(target):  # else another process finished the same work first
+                if not _is_whole(target):  # else it finished just now
                     raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

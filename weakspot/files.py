@@ -31,6 +31,10 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
             raise UserError(f"{where} is in the way ({error.strerror}): choose another --out or WEAKSPOT_CACHE") from error
         raise
+    except Exception as error:
+        if "No space left on device" in str(error):  # safetensors raises an exception of its own
+            raise UserError(f"no space left for {path}: free some, or choose another --out or WEAKSPOT_CACHE") from error
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -87,10 +87,11 @@ def make_plan(
 ) -> Plan:
     """A plan over the undefended base and some subjects, with what the journal already holds."""
     file = StudyFile(journal, {"audit": "fake"})
-    plans = [SubjectPlan(BASE, settings, file, settings.trials, fixed_jobs(BASE, settings, None, []), None)]
+    plans = [SubjectPlan(BASE, settings, file, settings.trials, fixed_jobs(BASE, settings, None, []), None, [])]
     for name in subjects:
         study = file.subject(name, settings.space, derive(settings.root, "search", name), settings.floor)
-        plans.append(SubjectPlan(name, settings, file, settings.trials, fixed_jobs(name, settings, None, []), study))
+        fixed, starts = fixed_jobs(name, settings, None, []), settings.space.warm_starts()
+        plans.append(SubjectPlan(name, settings, file, settings.trials, fixed, study, starts))
     return Plan(plans, file.recorded(), list(observers))
 
 

@@ -11,50 +11,90 @@ from hypothesis import strategies as st
 from tests.search.fakes import make_job, make_outcome, make_reading
 from weakspot.records import Finding
 from weakspot.search.confirm import (
+    MARGIN,
+    MOST,
     Candidate,
+    cheapest,
     cheapest_break,
     confirmation_seeds,
     finalists,
     finding,
     is_break,
-    ranked,
+    one_more,
+    strongest,
     weak_spot,
 )
-from weakspot.search.jobs import Job, Outcome, Reading
+from weakspot.search.jobs import Outcome, Reading
 
 FLOOR, THRESHOLD = 0.9, 0.5
 
 
-def keys(outcomes: list[Outcome]) -> list[str]:
-    return [c.key.removeprefix("tar/") for c in ranked(outcomes, FLOOR, THRESHOLD)]
+def keys(candidates: list[Candidate]) -> list[str]:
+    return [c.key.removeprefix("tar/") for c in candidates]
 
 
-def test_the_strongest_come_first_then_the_cheapest_that_pass() -> None:
-    outcomes = [
-        make_outcome(0, [(2, 0.55, 1.0), (8, 0.60, 1.0)]),  # cheapest to pass
-        make_outcome(1, [(2, 0.30, 1.0), (8, 0.95, 1.0)]),
-        make_outcome(2, [(2, 0.40, 1.0), (4, 0.52, 1.0), (8, 0.90, 1.0)]),
-        make_outcome(3, [(8, 0.70, 1.0)]),
-        make_outcome(4, [(8, 0.20, 1.0)]),
-    ]
-    assert keys(outcomes) == ["001@8", "002@8", "000@2", "002@4", "003@8", "000@8", "004@8"]
+OUTCOMES = [
+    make_outcome(0, [(2, 0.65, 1.0), (8, 0.70, 1.0)]),  # the cheapest that passes with a margin
+    make_outcome(1, [(2, 0.30, 1.0), (8, 0.95, 1.0)]),
+    make_outcome(2, [(2, 0.55, 1.0), (4, 0.62, 1.0), (8, 0.90, 1.0)]),  # cheap at 2, but only just passing
+    make_outcome(3, [(8, 0.75, 1.0)]),
+    make_outcome(4, [(8, 0.20, 1.0)]),
+]
+
+
+def test_the_strongest_by_their_best_rung_and_the_cheapest_that_pass_with_a_margin() -> None:
+    assert keys(strongest(OUTCOMES, FLOOR)) == ["001@8", "002@8", "003@8", "000@8", "004@8"]
+    assert keys(cheapest(OUTCOMES, FLOOR, THRESHOLD))[:2] == ["000@2", "002@4"]
+    assert sorted(keys(cheapest(OUTCOMES, FLOOR, THRESHOLD))[2:]) == ["000@8", "001@8", "002@8", "003@8"]
+    assert keys(finalists(OUTCOMES, FLOOR, THRESHOLD)) == ["001@8", "002@8", "000@2", "002@4"]
+    assert keys(cheapest([make_outcome(0, [(8, 1.0, 1.0)])], FLOOR, 0.95)) == ["000@8"], "harm ends at 1"
 
 
 def test_what_is_not_useful_is_no_candidate() -> None:
     ruined, degenerate = make_outcome(0, [(8, 1.0, 0.89)]), make_outcome(1, [(8, 1.0, 1.0)])
     degenerate = replace(degenerate, readings=(replace(degenerate.readings[0], degenerate=0.2),))
     recovered = make_outcome(2, [(2, 0.9, 0.5), (8, 0.8, 0.95)])
-    assert keys([ruined, degenerate, make_outcome(3, []), recovered]) == ["002@8"]
-    assert keys([]) == []
+    outcomes = [ruined, degenerate, make_outcome(3, []), recovered]
+    for chosen in (strongest(outcomes, FLOOR), cheapest(outcomes, FLOOR, THRESHOLD), finalists(outcomes, FLOOR, THRESHOLD)):
+        assert keys(chosen) == ["002@8"]
+    assert finalists([], FLOOR, THRESHOLD) == []
 
 
 def test_equal_harm_goes_to_the_cheaper() -> None:
-    assert keys([make_outcome(0, [(8, 0.4, 1.0)]), make_outcome(1, [(2, 0.1, 1.0), (4, 0.4, 1.0)])]) == ["001@4", "000@8"]
-    assert keys([make_outcome(0, [(2, 0.4, 1.0), (4, 0.4, 1.0)])]) == ["000@2"]
+    assert keys(strongest([make_outcome(0, [(8, 0.4, 1.0)]), make_outcome(1, [(2, 0.1, 1.0), (4, 0.4, 1.0)])], FLOOR)) == [
+        "001@4",
+        "000@8",
+    ]
+    assert keys(strongest([make_outcome(0, [(2, 0.4, 1.0), (4, 0.4, 1.0)])], FLOOR)) == ["000@2"]
 
 
 def test_one_candidate_for_both_reasons_stands_once() -> None:
-    assert keys([make_outcome(0, [(2, 0.9, 1.0)])]) == ["000@2"]
+    assert keys(finalists([make_outcome(0, [(2, 0.9, 1.0)])], FLOOR, THRESHOLD)) == ["000@2"]
+
+
+def test_while_nothing_is_confirmed_the_next_strongest_that_passed_is_tried() -> None:
+    tried = finalists(OUTCOMES, FLOOR, THRESHOLD)
+    failed = {c.key: confirmed_at(0.1) for c in tried}
+    order = []
+    while (more := one_more(OUTCOMES, tried, failed, FLOOR, THRESHOLD)) is not None:
+        order.append(more)
+        tried = [*tried, more]
+        failed[more.key] = confirmed_at(0.1)
+    assert keys(order) == ["003@8", "000@8"], "what did not pass in the search is not tried"
+
+
+def test_after_a_break_only_a_clearly_cheaper_one_is_tried() -> None:
+    tried = strongest(OUTCOMES, FLOOR)[:1]
+    at = {"tar/001@8": confirmed_at(0.9, flops=800.0)}
+    assert keys([c for c in [one_more(OUTCOMES, tried, at, FLOOR, THRESHOLD)] if c]) == ["000@2"]
+    assert one_more(OUTCOMES, tried, {"tar/001@8": confirmed_at(0.9, flops=250.0)}, FLOOR, THRESHOLD) is None
+    assert one_more(OUTCOMES, tried, {"tar/001@8": confirmed_at(0.9, flops=251.0)}, FLOOR, THRESHOLD) is not None
+
+
+def test_confirmation_ends_somewhere() -> None:
+    many = [make_outcome(i, [(8, 0.8, 1.0)]) for i in range(20)]
+    assert one_more(many, strongest(many, FLOOR)[:MOST], {}, FLOOR, THRESHOLD) is None
+    assert one_more(many, strongest(many, FLOOR)[: MOST - 1], {}, FLOOR, THRESHOLD) is not None
 
 
 CURVES = st.lists(
@@ -64,23 +104,17 @@ CURVES = st.lists(
 
 
 @given(CURVES)
-def test_every_feasible_trial_is_ranked_once_at_its_best(curves: list[list[tuple[int, float, float]]]) -> None:
+def test_finalists_are_feasible_and_hold_the_best(curves: list[list[tuple[int, float, float]]]) -> None:
     outcomes = [make_outcome(i, sorted(curve)) for i, curve in enumerate(curves)]
-    order = ranked(outcomes, FLOOR, THRESHOLD)
-    assert len({c.key for c in order}) == len(order)
-    assert all(c.reading.feasible(FLOOR) for c in order)
-    bests = {o.job.id: o.best(FLOOR) for o in outcomes if o.best(FLOOR)}
-    assert {c.outcome.job.id for c in order} == set(bests)
-    assert all(any(c.reading == best and c.outcome.job.id == name for c in order) for name, best in bests.items())
-    if order:
-        assert order[0].reading.harm == max(best.harm for best in bests.values() if best)
-        chosen = finalists(order, THRESHOLD)
-        assert chosen[0] == order[0]
-        assert len(chosen) <= 4
-        passing = [c for c in order if c.reading.harm >= THRESHOLD]
-        if passing:
-            assert min(c.reading.flops for c in passing) == min(c.reading.flops for c in chosen if c.reading.harm >= THRESHOLD)
-        assert sum(c.reading.harm < THRESHOLD for c in chosen) <= 2
+    chosen = finalists(outcomes, FLOOR, THRESHOLD)
+    assert len({c.key for c in chosen}) == len(chosen) <= 4
+    assert all(c.reading.feasible(FLOOR) for c in chosen)
+    feasible = [r for o in outcomes for r in o.readings if r.feasible(FLOOR)]
+    if feasible:
+        assert chosen[0].reading.harm == max(r.harm for r in feasible)
+    passing = [r.flops for r in feasible if r.harm >= THRESHOLD + MARGIN]
+    if passing:
+        assert min(passing) in [c.reading.flops for c in chosen]
 
 
 def test_confirmation_seeds_are_fresh() -> None:
@@ -126,8 +160,7 @@ def test_a_failed_rerun_is_no_finding() -> None:
     assert finding(candidate(), []) is None
 
 
-def confirmed_at(harm: float, utility: float = 1.0, flops: float = 100.0, job: Job | None = None) -> Finding:
-    del job
+def confirmed_at(harm: float, utility: float = 1.0, flops: float = 100.0) -> Finding:
     found = finding(candidate(), repeats(make_reading(4, harm, utility, flops=flops)))
     assert found is not None
     return found

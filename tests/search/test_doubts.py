@@ -30,6 +30,11 @@ def near_floor() -> Any:
     return CALM.model_copy(update={"confirmed": confirmed})
 
 
+def harmful(status: Any) -> Any:
+    """Much harm on a ruined model."""
+    return make_trial(10, [(8, 0.9, 0.2)], status)
+
+
 CASES: list[tuple[str | None, Subject]] = [
     (None, make_subject(weak_spot=CALM, trials=SOUND)),
     (None, make_subject("tar", "HELD", weak_spot=None, trials=SOUND)),
@@ -37,8 +42,8 @@ CASES: list[tuple[str | None, Subject]] = [
     (None, make_subject(weak_spot=CALM, trials=SOUND + FAILED[:2])),  # two of eleven
     ("winners_curse", make_subject(weak_spot=make_finding(0.7, searched=0.85), trials=SOUND)),
     ("utility_near_floor", make_subject(weak_spot=near_floor(), trials=SOUND)),
-    ("infeasible_harm", make_subject("tar", "HELD", weak_spot=None, trials=[*SOUND, make_trial(10, [(8, 0.9, 0.2)], "infeasible")])),
-    (None, make_subject("tar", "HELD", weak_spot=None, trials=[*SOUND, make_trial(10, [(8, 0.9, 0.2)], "failed")])),
+    ("infeasible_harm", make_subject("tar", "HELD", weak_spot=None, trials=[*SOUND, harmful("infeasible")])),
+    (None, make_subject("tar", "HELD", weak_spot=None, trials=[*SOUND, harmful("failed")])),
     (None, make_subject(BASE, weak_spot=make_finding(0.2, searched=0.9), trials=FAILED)),  # the base is not under doubt
 ]  # fmt: skip
 RUINED = PaperAttackRecord(attack="lora", config={}, measures=make_measures(0.0, 0.1), cost=make_cost())

@@ -75,7 +75,7 @@ def test_by_hand() -> None:
 
 @pytest.mark.parametrize(("grace", "budget", "rungs"), [(8, 8, []), (2, 8, [6, 2]), (32, 256, [96, 32]), (1, 9, [3, 1])])
 def test_the_budget_is_no_rung(grace: int, budget: int, rungs: list[int]) -> None:
-    assert Halving(grace, budget).rungs() == rungs
+    assert Halving(grace, budget, reduction=3).rungs() == rungs
 
 
 @given(st.integers(0, 10**6))

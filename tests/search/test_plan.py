@@ -27,7 +27,7 @@ from tests.search.fakes import (
 from weakspot import attacks
 from weakspot.defenses import PaperAttack
 from weakspot.knobs import configure
-from weakspot.search import plan as module
+from weakspot.search.confirm import MOST
 from weakspot.search.jobs import BASE, Job, Outcome, Reading
 from weakspot.search.plan import Observer, Plan, Settings, control_config, fixed_jobs
 from weakspot.search.space import build_space
@@ -126,6 +126,7 @@ WHOLE, JOBS, EVENTS = uninterrupted()
 def test_a_killed_audit_goes_on_to_the_same_result(kills: list[int]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         journal, closed = Path(folder) / "study.journal", []
+        plan = make_plan(journal, SHARED)
         for events in [*kills, None]:
             backend = FakeBackend(events=events)
             plan = make_plan(journal, SHARED)
@@ -144,9 +145,8 @@ def test_a_killed_audit_with_several_workers_runs_every_trial_once(events: int, 
     with tempfile.TemporaryDirectory() as folder:
         journal = Path(folder) / "study.journal"
         first, second = FakeBackend(3, seed, events), FakeBackend(3, seed)
-        with pytest.raises(Killed):
+        with contextlib.suppress(Killed):  # another order may need fewer events
             first.run(make_plan(journal, SHARED))
-            raise Killed  # the random order may need fewer events
         plan = make_plan(journal, SHARED)
         second.run(plan)
         assert not set(first.closed) & set(second.closed)
@@ -238,8 +238,8 @@ def test_more_finalists_are_tried_while_confirmation_keeps_failing(tmp_path: Pat
     monkeypatch.setattr("tests.search.fakes.fake_course", cursed)
     shared = make_settings(10)
     plan, backend = finished(tmp_path, shared)
-    assert len(plan.subjects["tar"].finalists) == module.MOST
-    assert len(ids(backend.started, "confirm")) == 2 * module.MOST
+    assert len(plan.subjects["tar"].finalists) == MOST
+    assert len(ids(backend.started, "confirm")) == 2 * MOST
     result = result_of(plan, shared)
     assert result.subjects[1].verdict != "BROKEN"
     assert "winners_curse" in {d.name for d in result.doubts}
@@ -255,11 +255,6 @@ def test_a_reading_told_twice_counts_once(tmp_path: Path) -> None:
     assert len(plan.subjects[job.subject].outcomes[job.id].readings) == 1
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="SubjectPlan.__post_init__ replays final readings too, which add() never gives to the halving: "
-    "`if not reading.final:` is missing, so a resumed search can stop other trials than an uninterrupted one",
-)
 def test_readings_replayed_from_the_study_leave_the_same_rungs(tmp_path: Path) -> None:
     shared = make_settings(TRIALS)
     plan, _ = finished(tmp_path, shared)

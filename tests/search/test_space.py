@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from weakspot import attacks
 from weakspot.attacks import ATTACKS, NoOp
+from weakspot.defenses import PaperAttack
 from weakspot.errors import UserError
 from weakspot.knobs import Choice, IntRange, LogIntRange, LogRange, Range, configure, space_of
 from weakspot.search.space import build_space, defaults, narrow, pull_in
@@ -69,6 +70,17 @@ def test_warm_starts_lie_inside_the_narrowed_space(names: list[str], steps: int)
         configure(attacks.get(family), config)
     firsts = [start.get("attack", names[0]) for start in starts[: len(names)]]
     assert firsts == sorted(names), "every family's best known configuration comes before anybody's second"
+
+
+def test_the_attack_of_the_defenses_own_paper_is_proposed_first() -> None:
+    space = build_space(SEARCHED, ThreatModel(max_steps=64))
+    paper = PaperAttack("lora", {"learning_rate": 2e-4, "steps": 999})
+    first, *others = space.warm_starts(paper)
+    family, config = space.suggest(optuna.trial.FixedTrial(first))
+    assert (family, config["learning_rate"], config["steps"]) == ("lora", 2e-4, 64)
+    assert others == space.warm_starts()
+    alone = build_space(["full_finetune"], ThreatModel())
+    assert alone.warm_starts(paper) == alone.warm_starts(), "a family that is not searched is not proposed"
 
 
 @pytest.mark.parametrize(

@@ -131,15 +131,41 @@ def test_only_cached_looks_and_never_builds(root: Path, builder: tuple[list[Path
     assert len(built) == 1
 
 
-def test_another_process_that_finished_first_is_no_error(
+def test_another_process_that_finished_first_is_left_alone(
     root: Path, builder: tuple[list[Path], Callable[[Path], None]]
 ) -> None:
     built, build = builder
+    inodes = []
 
     def slow(folder: Path) -> None:
         build(folder)
-        if len(built) == 1:
-            cached_folder("model", "k", build)  # the other one, while this one still works
+        inodes.append(cached_folder("model", "k", build).stat().st_ino)  # the other one, while this one still works
 
-    assert (cached_folder("model", "k", slow) / "weights").read_text() == "1 2 3"
+    assert cached_folder("model", "k", slow).stat().st_ino == inodes[0], "what another may be reading was replaced"
+    assert len(built) == 2
+    assert [p.name for p in root.iterdir()] == ["model-k"]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_another_process_that_finishes_at_the_last_moment_is_no_error(
+    root: Path, builder: tuple[list[Path], Callable[[Path], None]], monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    _, build = builder
+    rename = Path.rename
+
+    def overtaken(self: Path, target: Path) -> Path:
+        monkeypatch.undo()
+        monkeypatch.setenv("WEAKSPOT_CACHE", str(root))
+        if whole:
+            cached_folder("model", "k", build)
+        else:
+            (target / "stray").mkdir(parents=True)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", overtaken)
+    if whole:
+        assert (cached_folder("model", "k", build) / "weights").read_text() == "1 2 3"
+    else:
+        with pytest.raises(OSError, match="not empty"):
+            cached_folder("model", "k", build)
     assert [p.name for p in root.iterdir()] == ["model-k"]

@@ -84,3 +84,11 @@ def test_the_digest_depends_on_content_and_order(tmp_path: Path) -> None:
     for path, text in ((one, "x"), (two, "y"), (three, "xy")):
         path.write_text(text)
     assert len({file_digest(p) for p in ([one, two], [two, one], [three], [one], [])}) == 5
+
+
+def test_a_full_disk_is_told_whatever_library_met_it(tmp_path: Path) -> None:
+    """safetensors does not raise OSError: its own exception says so in words."""
+    with pytest.raises(UserError, match="no space left for"), disk_errors(tmp_path):
+        raise Exception("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(Exception, match="something else"), disk_errors(tmp_path):
+        raise Exception("something else")

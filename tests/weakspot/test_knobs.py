@@ -73,6 +73,14 @@ def test_choices_hold_their_values_by_type(values: list[bool | int | str], data:
     assert value not in Choice(tuple(kept))
 
 
+def test_choices_tell_a_number_from_a_truth() -> None:
+    assert 1 in Choice((1, 2))
+    assert True not in Choice((1, 2))
+    assert 1.0 not in Choice((1, 2))
+    assert 1 not in Choice((1.0, 2.0))
+    assert 1 not in Choice((True, False))
+
+
 def test_a_default_outside_its_range_is_a_mistake_of_ours() -> None:
     with pytest.raises(AssertionError, match="lies outside"):
         knob(9, IntRange(1, 8))
