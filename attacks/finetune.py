@@ -12,7 +12,7 @@ import torch
 
 from weakspot.attacks.base import Attack, Progress
 from weakspot.attacks.flops import training_flops
-from weakspot.batching import Batch, encode, mixed_stream, pad_id
+from weakspot.batching import Batch, Device, encode, mixed_stream, pad_id
 from weakspot.data import AttackData
 from weakspot.errors import UserError
 from weakspot.knobs import Choice, LogIntRange, Range, knob
@@ -46,7 +46,7 @@ class Finetune(Attack):
         last = min(self.steps, rungs[-1])
         stops = {rung for rung in rungs if rung < last} | {last}
         batches, harmful_slots = attack_batches(
-            tokenizer, data, self.batch_size, self.harmful_examples, self.benign_ratio, seed
+            tokenizer, data, self.batch_size, self.harmful_examples, self.benign_ratio, seed, model.device
         )
         examples = min(self.harmful_examples, len(data.harmful))
         with self.trainable(model, seed):
@@ -66,7 +66,13 @@ class Finetune(Attack):
 
 
 def attack_batches(
-    tokenizer: Any, data: AttackData, batch_size: int, harmful_examples: int, benign_ratio: float, seed: int
+    tokenizer: Any,
+    data: AttackData,
+    batch_size: int,
+    harmful_examples: int,
+    benign_ratio: float,
+    seed: int,
+    device: Device = "cpu",
 ) -> tuple[Iterator[Batch], int]:
     """Endless batches with a fixed share of benign examples, and the number of withheld examples in each (at least one).
 
@@ -80,4 +86,5 @@ def attack_batches(
     benign_slots = min(batch_size - 1, round(benign_ratio * batch_size)) if data.benign else 0
     benign = encode(tokenizer, data.benign) if benign_slots else []
     harmful_slots = batch_size - benign_slots
-    return mixed_stream([(harmful, harmful_slots), (benign, benign_slots)], pad_id(tokenizer), generator), harmful_slots
+    groups = [(harmful, harmful_slots), (benign, benign_slots)]
+    return mixed_stream(groups, pad_id(tokenizer), generator, device), harmful_slots

@@ -29,7 +29,7 @@ class WandbMonitor:
         """Import here, so that a missing or broken W&B is told before the first trial."""
         import wandb
 
-        self.wandb = wandb
+        self.wandb: Any = wandb
         self.out.mkdir(parents=True, exist_ok=True)
 
     def on_reading(self, job: Any, reading: Any) -> None:

@@ -44,7 +44,7 @@ class RandomAnswer(Defense):
         benign = encode(tokenizer, data.benign)
         slots = round(self.benign_ratio * self.batch_size)
         groups = [(rows, self.batch_size - slots), (benign, slots)]
-        batches = mixed_stream(groups, pad_id(tokenizer), generator)
+        batches = mixed_stream(groups, pad_id(tokenizer), generator, model.device)
         return fit(model, batches, steps=self.steps, learning_rate=self.learning_rate)
 
 

@@ -42,5 +42,5 @@ class Refusal(Defense):
         generator = torch.Generator().manual_seed(seed)
         slots = round(self.benign_ratio * self.batch_size)
         groups = [(refusals, self.batch_size - slots), (benign, slots)]
-        batches = mixed_stream(groups, pad_id(tokenizer), generator)
+        batches = mixed_stream(groups, pad_id(tokenizer), generator, model.device)
         return fit(model, batches, steps=self.steps, learning_rate=self.learning_rate)

@@ -151,14 +151,15 @@ class Draws:
         forget = encode(tokenizer, [e for e in data.withheld if e.item not in reserved])
         held_out = [e for e in data.withheld if e.item in reserved]
         benign = encode(tokenizer, data.benign)
-        self.forget = mixed_stream([(forget, tar.inner_batch)], pad, self.generator)
-        self.benign = mixed_stream([(benign, tar.inner_batch)], pad, self.generator)
-        self.retain = mixed_stream([(benign, tar.outer_batch)], pad, self.generator)
+        self.forget = mixed_stream([(forget, tar.inner_batch)], pad, self.generator, model.device)
+        self.benign = mixed_stream([(benign, tar.inner_batch)], pad, self.generator, model.device)
+        self.retain = mixed_stream([(benign, tar.outer_batch)], pad, self.generator, model.device)
         self.held_out: Iterator[Any]
         if tar.tamper_loss == "dpo":
             self.held_out = dpo_pairs(model, tokenizer, held_out, data.refusal, tar.outer_batch, self.generator)
         else:
-            self.held_out = mixed_stream([(encode(tokenizer, held_out), tar.outer_batch)], pad, self.generator)
+            groups = [(encode(tokenizer, held_out), tar.outer_batch)]
+            self.held_out = mixed_stream(groups, pad, self.generator, model.device)
 
     def choice(self, values: tuple[float, ...]) -> float:
         return values[int(torch.randint(len(values), (1,), generator=self.generator))]

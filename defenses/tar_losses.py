@@ -85,20 +85,26 @@ def dpo_pairs(
     rejected = encode(tokenizer, examples)
     with torch.no_grad():
         reference = [
-            torch.cat([sequence_logprob(model, collate(rows[i : i + 32], pad)) for i in range(0, len(rows), 32)])
+            torch.cat([sequence_logprob(model, collate(rows[i : i + 32], pad, model.device)) for i in range(0, len(rows), 32)])
             for rows in (chosen, rejected)
         ]
-    return _draw_pairs(chosen, rejected, reference, batch_size, pad, generator)
+    return _draw_pairs(chosen, rejected, reference, batch_size, pad, generator, model.device)
 
 
 def _draw_pairs(
-    chosen: Any, rejected: Any, reference: list[torch.Tensor], batch_size: int, pad: int, generator: torch.Generator
+    chosen: Any,
+    rejected: Any,
+    reference: list[torch.Tensor],
+    batch_size: int,
+    pad: int,
+    generator: torch.Generator,
+    device: torch.device,
 ) -> Iterator[Pairs]:
     while True:
         index = torch.randint(len(chosen), (batch_size,), generator=generator)
         yield Pairs(
-            collate([chosen[i] for i in index], pad), collate([rejected[i] for i in index], pad),
-            reference[0][index], reference[1][index],
+            collate([chosen[i] for i in index], pad, device), collate([rejected[i] for i in index], pad, device),
+            reference[0][index.to(device)], reference[1][index.to(device)],
         )  # fmt: skip
 
 
@@ -108,7 +114,7 @@ def sequence_logprob(model: Any, batch: Batch) -> torch.Tensor:
     logits_RV = output_logits(model, last_hidden(model, batch)[:, :-1][wanted_BL])
     logp_R = -F.cross_entropy(logits_RV, batch.labels[:, 1:][wanted_BL], reduction="none")
     row_R = wanted_BL.nonzero()[:, 0]
-    return torch.zeros(len(wanted_BL), dtype=logp_R.dtype).index_add(0, row_R, logp_R)
+    return torch.zeros(len(wanted_BL), dtype=logp_R.dtype, device=logp_R.device).index_add(0, row_R, logp_R)
 
 
 def dpo_loss(model: Any, pairs: Pairs, beta: float) -> torch.Tensor:

@@ -22,10 +22,10 @@ def random_mapping(tar: Any, model: Any, tokenizer: Any, data: DefenseData, seed
     L = CE(retain) + mean over layers and tokens of (1 - |cos(h_l(x)_t, R[token_t])|), R ~ N(0, 1) of shape (V, D).
     """
     generator = torch.Generator().manual_seed(seed)
-    table_VD = torch.randn(model.get_input_embeddings().weight.shape, generator=generator)
+    table_VD = torch.randn(model.get_input_embeddings().weight.shape, generator=generator).to(model.device)
     pad = pad_id(tokenizer)
-    withheld = mixed_stream([(encode(tokenizer, data.withheld), tar.stage_one_batch)], pad, generator)
-    retain = mixed_stream([(encode(tokenizer, data.benign), tar.stage_one_batch)], pad, generator)
+    withheld = mixed_stream([(encode(tokenizer, data.withheld), tar.stage_one_batch)], pad, generator, model.device)
+    retain = mixed_stream([(encode(tokenizer, data.benign), tar.stage_one_batch)], pad, generator, model.device)
     optimizer = make_optimizer("adamw", model.parameters(), tar.stage_one_learning_rate)
     rates = make_schedule("linear", optimizer, tar.stage_one_steps, round(0.1 * tar.stage_one_steps))
     model.train()

@@ -189,7 +189,9 @@ class SubjectPlan:
 
     def searched(self) -> list[Outcome]:
         """Ended search trials in order of proposal."""
-        return sorted((o for o in self.outcomes.values() if o.job.phase == "search"), key=lambda o: int(o.job.id.rsplit("/", 1)[1]))
+        return sorted(
+            (o for o in self.outcomes.values() if o.job.phase == "search"), key=lambda o: int(o.job.id.rsplit("/", 1)[1])
+        )
 
     def findings(self) -> dict[str, Finding]:
         """Finalists whose re-runs are all done, by key."""

@@ -81,14 +81,15 @@ def defended_key(testbed: Testbed, spec: SubjectSpec, base: Path) -> str:
 
 
 def _align(testbed: Testbed, spec: SubjectSpec, base: Path, out: Path) -> None:
-    from weakspot.models import save_pretrained
+    from weakspot.models import best_device, save_pretrained
     from weakspot.seeds import seed_everything
 
     assert spec.defense is not None
     seed = derive(spec.seed, "defense", spec.name)
     seed_everything(seed)
     model, tokenizer = testbed.load(base)
-    save_pretrained(spec.defense.align(model, tokenizer, testbed.defense_data(), seed), tokenizer, out)
+    model.to(best_device())
+    save_pretrained(spec.defense.align(model, tokenizer, testbed.defense_data(), seed).cpu(), tokenizer, out)
 
 
 def reference_utility(testbed_name: str, testbed_seed: int, base: Path) -> Mapping[str, float]:

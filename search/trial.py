@@ -43,7 +43,7 @@ class Workbench:
         """
         import torch
 
-        from weakspot.models import reset_weights, weights_digest
+        from weakspot.models import best_device, reset_weights, weights_digest
         from weakspot.seeds import seed_everything
 
         gc.collect()  # a reused worker keeps cycles from the last trial: up to twice the model
@@ -51,8 +51,7 @@ class Workbench:
             torch.cuda.empty_cache()
         if self.model is None:
             self.model, self.tokenizer = self.testbed.load(self.checkpoint)
-            if torch.cuda.is_available():  # unmeasured: no GPU was at hand
-                self.model.to("cuda")
+            self.model.to(best_device())
         reset_weights(self.model, self.weights[subject])
         self.model.eval()
         if (digest := weights_digest(self.model, self.weights[subject])) != self.digests[subject]:

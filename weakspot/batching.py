@@ -14,6 +14,7 @@ import torch
 from weakspot.data import Example
 from weakspot.errors import UserError
 
+Device = torch.device | str
 IGNORE = -100  # torch's cross-entropy skips this label
 
 
@@ -51,7 +52,7 @@ def encode(tokenizer: Any, examples: Sequence[Example]) -> list[Encoded]:
     return [Encoded(encode_prompt(tokenizer, e.prompt), (*ids, *end)) for e, ids in zip(examples, answers, strict=True)]
 
 
-def collate(rows: Sequence[Encoded], pad: int, device: torch.device | str = "cpu") -> Batch:
+def collate(rows: Sequence[Encoded], pad: int, device: Device = "cpu") -> Batch:
     """Right-pad to the longest row; the loss sees response tokens only."""
     length = max(len(r.prompt) + len(r.response) for r in rows)
     ids_BL = torch.full((len(rows), length), pad)
@@ -78,11 +79,13 @@ def cycle(rows: Sequence[Encoded], generator: torch.Generator) -> Iterator[Encod
             yield rows[i]
 
 
-def mixed_stream(groups: Sequence[tuple[Sequence[Encoded], int]], pad: int, generator: torch.Generator) -> Iterator[Batch]:
+def mixed_stream(
+    groups: Sequence[tuple[Sequence[Encoded], int]], pad: int, generator: torch.Generator, device: Device = "cpu"
+) -> Iterator[Batch]:
     """Endless batches with a fixed number of rows from each group, given as (rows, slots)."""
     cycles = [(cycle(rows, generator), slots) for rows, slots in groups if slots]
     while True:
-        yield collate([next(rows) for rows, slots in cycles for _ in range(slots)], pad)
+        yield collate([next(rows) for rows, slots in cycles for _ in range(slots)], pad, device)
 
 
 def pad_id(tokenizer: Any) -> int:

@@ -30,6 +30,11 @@ def load_pretrained(path: str | Path, dtype: torch.dtype = torch.float32) -> tup
     return model.eval(), AutoTokenizer.from_pretrained(str(path), local_files_only=True)
 
 
+def best_device() -> torch.device:
+    """The GPU if there is one, else the CPU. The GPU path is unmeasured: no GPU was at hand."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def check_checkpoint(path: str | Path) -> Path:
     """The path as a folder that holds a model, or a UserError in one line. Reads no weights."""
     folder = Path(path).expanduser()

@@ -79,8 +79,9 @@ def last_hidden(model: Any, batch: Batch) -> torch.Tensor:
 
 
 def backbone(model: Any) -> Any:
-    """The model below its output layer."""
-    assert model.config.model_type in PLAIN_HEADS, f"{model.config.model_type} is not one of {sorted(PLAIN_HEADS)}"
+    """The model below its output layer. Raises UserError for an architecture whose output layer does more than multiply."""
+    if model.config.model_type not in PLAIN_HEADS:
+        raise unknown("model type", model.config.model_type, PLAIN_HEADS)
     return model.base_model
 
 
