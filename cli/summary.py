@@ -17,8 +17,10 @@ def print_summary(result: Result, out: Path) -> None:
     """Verdicts, reasons, controls, doubts, files."""
     console = Console(file=sys.stdout, highlight=False)
     table = Table(box=None, pad_edge=False)
-    for title in ("safeguard", "verdict", "unattacked", "paper's attack", "confirmed harm", "at utility", "cost to break"):
-        table.add_column(title)
+    for title in ("safeguard", "verdict"):
+        table.add_column(title, no_wrap=True)
+    for title in ("unattacked", "paper's attack", "confirmed harm", "utility", "cost to break"):
+        table.add_column(title, justify="right")
     for subject in result.subjects:
         table.add_row(*row(subject))
     console.print()
@@ -26,6 +28,8 @@ def print_summary(result: Result, out: Path) -> None:
     console.print()
     for subject in result.subjects:
         console.print(f"[{COLORS[subject.verdict]}]{subject.verdict}[/] {subject.defense}: {subject.reason}", soft_wrap=True)
+        if subject.cheapest_break and subject.cheapest_break.cost.steps:
+            console.print(f"  {break_line(subject.cheapest_break)}", soft_wrap=True)
     failed = [name for name, control in result.controls if control.passed is False]
     if failed:
         console.print(f"controls that failed: {', '.join(failed)}", style="bold yellow")
@@ -35,28 +39,31 @@ def print_summary(result: Result, out: Path) -> None:
 
 
 def row(subject: Subject) -> list[str]:
+    """Harm at each point, then what the confirmed break costs; intervals stand in the reasons below the table."""
     spot = subject.weak_spot
     style = COLORS[subject.verdict]
     return [
         subject.defense,
         f"[{style}]{subject.verdict}[/]",
-        point(subject.baseline),
-        point(subject.paper_attack.measures if subject.paper_attack else None),
-        f"{spot.confirmed.harm.mean:.2f} [dim]({spot.confirmed.harm.low:.2f}..{spot.confirmed.harm.high:.2f})[/]"
-        if spot
-        else "-",
+        harm(subject.baseline),
+        harm(subject.paper_attack.measures if subject.paper_attack else None),
+        f"{spot.confirmed.harm.mean:.2f}" if spot else "-",
         f"{spot.confirmed.utility.mean:.2f}" if spot else "-",
         price(subject.cheapest_break),
     ]
 
 
-def point(measures: Measures | None) -> str:
-    return f"harm {measures.harm:.2f}, utility {measures.utility:.2f}" if measures else "-"
+def harm(measures: Measures | None) -> str:
+    return f"{measures.harm:.2f}" if measures else "-"
 
 
 def price(found: Finding | None) -> str:
     if found is None:
         return "-"
-    if found.cost.steps == 0:
-        return "no attack needed"
-    return f"{found.cost.steps} steps, {found.cost.examples} examples (harm {found.confirmed.harm.mean:.2f})"
+    return f"{found.cost.steps} steps" if found.cost.steps else "no attack"
+
+
+def break_line(found: Finding) -> str:
+    """The cheapest confirmed break in words."""
+    reached = f"harm {found.confirmed.harm.mean:.2f} at utility {found.confirmed.utility.mean:.2f}"
+    return f"cheapest break: {found.attack}, {found.cost.steps} steps, {found.cost.examples} examples, {reached}"

@@ -10,8 +10,9 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,98 +28,44 @@ from weakspot.models import arrays_digest, read_weights
 from weakspot.search.jobs import BASE, Job, Reading
 from weakspot.search.plan import Plan
 from weakspot.search.prepare import SubjectSpec, prepare, reference_utility
-from weakspot.search.trial import Workbench, failure_reason
-from weakspot.testbeds import get as get_testbed
+from weakspot.search.trainable import ENVIRONMENT, AttackTrainable, quieten
 
 GIB = 1024**3
-ENVIRONMENT = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # three files a trial that nobody reads: the study has it all
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C must end the audit, not only the current trials
-    "TUNE_GLOBAL_CHECKPOINT_S": "100000",  # Tune's snapshots are never read
-    "TUNE_MAX_PENDING_TRIALS_PG": "16",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a CPU trial must not see every GPU
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_memory_monitor_refresh_ms": "0",  # a trial out of memory reports it itself; Ray would kill a neighbour
-    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-}
-
-
-class AttackTrainable(tune.Trainable):
-    """A worker. One `step` is one rung; a reused worker takes the next job through `reset_config`."""
-
-    def setup(self, config: dict[str, Any], shared: dict[str, Any] | None = None) -> None:
-        assert shared is not None
-        quieten()
-        testbed = get_testbed(shared["testbed"])(shared["testbed_seed"])
-        weights: dict[str, Any] = {name: ray.get(reference) for name, [reference] in shared["weights"].items()}
-        self.bench = Workbench(testbed, Path(shared["checkpoint"]), weights, shared["digests"], shared["reference"])
-        self.course: Any = None
-        self.start(config)
-
-    def start(self, config: dict[str, Any]) -> None:
-        self.drop()
-        self.course = self.bench.run(Job.from_dict(json.loads(config["job"])))
-
-    def drop(self) -> None:
-        if self.course is not None:
-            self.course.close()
-            self.course = None
-
-    def step(self) -> dict[str, Any]:
-        try:
-            reading: Reading | None = next(self.course, None)
-        except Exception as error:
-            reason = failure_reason(error)
-            return report(failure=reason or f"internal error: {type(error).__name__}: {error}", fatal=reason is None)
-        return report(reading) if reading is not None else report()
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.start(new_config)
-        return True
-
-    def cleanup(self) -> None:
-        self.drop()
-
-    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        """Nothing to save: tampered weights are never written. Tune requires the method."""
-        return {}
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing to load."""
-
-
-def report(reading: Reading | None = None, failure: str = "", fatal: bool = False) -> dict[str, Any]:
-    """What a worker tells Tune: every key in every report and every number finite, or Tune ends the whole run."""
-    return {
-        "harm": reading.harm if reading else 0.0,
-        "reading": json.dumps(asdict(reading)) if reading else "",
-        "failure": failure,
-        "fatal": fatal,
-        "done": reading is None or reading.final,
-    }
-
-
-def quieten() -> None:
-    """No progress bars and no advice from libraries in a worker's output."""
-    os.environ.update({k: v for k, v in ENVIRONMENT.items() if not k.startswith(("TUNE", "RAY"))})
-    logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
 @dataclass
 class Desk:
-    """Where scheduler and searcher meet the plan. One per run, in the driver's process."""
+    """Where scheduler and searcher meet the plan. One per run, in the driver's process.
+
+    Attributes:
+        jobs: Ray's trial id -> job.
+        stopped: Ray's trial id -> why the plan stopped it.
+        error: the first exception raised in here (a full disk, say). Tune would wrap it, or swallow it and go on: so it is
+            kept, nothing more is started, and `RayBackend.run` raises it as it was.
+    """
 
     plan: Plan
-    jobs: dict[str, Job] = field(default_factory=dict)  # Ray's trial id -> job
+    jobs: dict[str, Job] = field(default_factory=dict)
     stopped: dict[str, str] = field(default_factory=dict)
-    fatal: str = ""
+    error: Exception | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles searcher and scheduler for snapshots that are never read, and a study does not pickle."""
         return {}
+
+    @contextmanager
+    def keeping_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.error = self.error or error
+
+    def hand_out(self, trial_id: str) -> Job | None:
+        """The next job, remembered under Ray's id."""
+        job = self.plan.next()
+        if job is not None:
+            self.jobs[trial_id] = job
+        return job
 
     def receive(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         """Tell the plan a report; whether the trial goes on."""
@@ -130,6 +77,25 @@ class Desk:
         self.stopped[trial_id] = f"harm {reading.harm:.2f} at step {reading.rung} was among the lower ones"
         return False
 
+    def close(self, trial_id: str, result: Mapping[str, Any], died: bool) -> None:
+        """Tell the plan how a trial ended.
+
+        Raises:
+            WeakspotError: the worker met an error that is not the trial's.
+        """
+        job = self.jobs[trial_id]
+        if not died:
+            self.receive(trial_id, result)
+        failure = result.get("failure") or ("the worker died (out of memory?)" if died else "")
+        if failure:
+            self.plan.close(job, "failed", failure)
+        elif trial_id in self.stopped:
+            self.plan.close(job, "stopped", self.stopped[trial_id])
+        else:
+            self.plan.close(job, "completed")
+        if result.get("fatal"):
+            raise WeakspotError(failure)
+
 
 class PlanScheduler(FIFOScheduler):
     """Stops a trial when the plan says so."""
@@ -139,7 +105,10 @@ class PlanScheduler(FIFOScheduler):
         self.desk = desk
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        return TrialScheduler.CONTINUE if self.desk.receive(trial.trial_id, result) else TrialScheduler.STOP
+        goes_on = False
+        with self.desk.keeping_errors():
+            goes_on = self.desk.receive(trial.trial_id, result)
+        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 
 
 class PlanSearcher(Searcher):
@@ -150,26 +119,17 @@ class PlanSearcher(Searcher):
         self.desk = desk
 
     def suggest(self, trial_id: str) -> Any:
-        job = None if self.desk.fatal else self.desk.plan.next()
-        if job is None:
-            return Searcher.FINISHED if self.desk.fatal or self.desk.plan.done else None
-        self.desk.jobs[trial_id] = job
-        return {"job": json.dumps(job.to_dict())}
+        with self.desk.keeping_errors():
+            if self.desk.error is None and (job := self.desk.hand_out(trial_id)) is not None:
+                return {"job": json.dumps(job.to_dict())}
+            if self.desk.error is None and not self.desk.plan.done:
+                return None  # every open question waits for a result
+        return Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        job = self.desk.jobs[trial_id]
-        result = result or {}
-        if not error:
-            self.desk.receive(trial_id, result)
-        if result.get("fatal"):
-            self.desk.fatal = result["failure"]
-        failure = result.get("failure") or ("the worker died (out of memory?)" if error else "")
-        if failure:
-            self.desk.plan.close(job, "failed", failure)
-        elif trial_id in self.desk.stopped:
-            self.desk.plan.close(job, "stopped", self.desk.stopped[trial_id])
-        else:
-            self.desk.plan.close(job, "completed")
+        if self.desk.error is None:
+            with self.desk.keeping_errors():
+                self.desk.close(trial_id, result or {}, died=error)
 
     def save(self, checkpoint_path: str) -> None:
         """The study is the truth; Tune's snapshot of a searcher is never read."""
@@ -299,8 +259,8 @@ class RayBackend:
                 run_config=tune.RunConfig(storage_path=scratch, name="audit", verbose=0),
             )  # fmt: skip
             tuner.fit()
-        if desk.fatal:
-            raise WeakspotError(desk.fatal)
+        if desk.error is not None:
+            raise desk.error
 
     def close(self) -> None:
         ray.shutdown()

@@ -1,0 +1,92 @@
+"""The worker's side of the Ray backend: one trial of Tune is one job of the plan."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from weakspot.search.jobs import Job, Reading
+from weakspot.search.trial import Workbench, failure_reason
+from weakspot.testbeds import get as get_testbed
+
+ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # three files a trial that nobody reads: the study has it all
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C must end the audit, not only the current trials
+    "TUNE_GLOBAL_CHECKPOINT_S": "100000",  # Tune's snapshots are never read
+    "TUNE_MAX_PENDING_TRIALS_PG": "16",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a CPU trial must not see every GPU
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_memory_monitor_refresh_ms": "0",  # a trial out of memory reports it itself; Ray would kill a neighbour
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+class AttackTrainable(tune.Trainable):
+    """A worker. One `step` is one rung; a reused worker takes the next job through `reset_config`."""
+
+    def setup(self, config: dict[str, Any], shared: dict[str, Any] | None = None) -> None:
+        assert shared is not None
+        quieten()
+        testbed = get_testbed(shared["testbed"])(shared["testbed_seed"])
+        weights: dict[str, Any] = {name: ray.get(reference) for name, [reference] in shared["weights"].items()}
+        self.bench = Workbench(testbed, Path(shared["checkpoint"]), weights, shared["digests"], shared["reference"])
+        self.course: Any = None
+        self.start(config)
+
+    def start(self, config: dict[str, Any]) -> None:
+        self.drop()
+        self.course = self.bench.run(Job.from_dict(json.loads(config["job"])))
+
+    def drop(self) -> None:
+        if self.course is not None:
+            self.course.close()
+            self.course = None
+
+    def step(self) -> dict[str, Any]:
+        try:
+            reading: Reading | None = next(self.course, None)
+        except Exception as error:
+            reason = failure_reason(error)
+            return report(failure=reason or f"internal error: {type(error).__name__}: {error}", fatal=reason is None)
+        return report(reading) if reading is not None else report()
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.start(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        self.drop()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """Nothing to save: tampered weights are never written. Tune requires the method."""
+        return {}
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing to load."""
+
+
+def report(reading: Reading | None = None, failure: str = "", fatal: bool = False) -> dict[str, Any]:
+    """What a worker tells Tune: every key in every report and every number finite, or Tune ends the whole run."""
+    return {
+        "harm": reading.harm if reading else 0.0,
+        "reading": json.dumps(asdict(reading)) if reading else "",
+        "failure": failure,
+        "fatal": fatal,
+        "done": reading is None or reading.final,
+    }
+
+
+def quieten() -> None:
+    """No progress bars and no advice from libraries in a worker's output."""
+    os.environ.update({k: v for k, v in ENVIRONMENT.items() if not k.startswith(("TUNE", "RAY"))})
+    logging.getLogger("transformers").setLevel(logging.ERROR)
