@@ -19,12 +19,14 @@ class Progress:
         examples: distinct withheld examples the attacker has trained on.
         tokens: tokens processed in training, padding left out.
         flops: floating-point operations of training, by the count of `attacks/flops.py`.
+        final: whether the attack ends here. May be left False: the end of the generator says it too.
     """
 
     step: int = 0
     examples: int = 0
     tokens: int = 0
     flops: float = 0.0
+    final: bool = False
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class Finetune(Attack):
                 seen = min(examples, seen + harmful_slots)
                 if step in stops:
                     model.eval()
-                    yield Progress(step, seen, tokens, flops)
+                    yield Progress(step, seen, tokens, flops, final=step == last)
 
 
 def attack_batches(

@@ -87,8 +87,13 @@ def run(options: argparse.Namespace) -> int:
         for observer in observers:
             observer.close()
     write_reports(result, Path(options.out).expanduser().absolute())
-    print_summary(result, Path(options.out))
-    return gate(result) if options.gate else 0
+    code = gate(result) if options.gate else 0
+    try:
+        print_summary(result, Path(options.out))
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):  # the reader of a pipe has gone (rich says SystemExit); the verdict has not
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
 
 
 def gate(result: Any) -> int:

@@ -46,7 +46,7 @@ def row(subject: Subject) -> list[str]:
         subject.defense,
         f"[{style}]{subject.verdict}[/]",
         harm(subject.baseline),
-        harm(subject.paper_attack.measures if subject.paper_attack else None),
+        paper(subject.paper_attack.measures if subject.paper_attack else None),
         f"{spot.confirmed.harm.mean:.2f}" if spot else "-",
         f"{spot.confirmed.utility.mean:.2f}" if spot else "-",
         price(subject.cheapest_break),
@@ -55,6 +55,11 @@ def row(subject: Subject) -> list[str]:
 
 def harm(measures: Measures | None) -> str:
     return f"{measures.harm:.2f}" if measures else "-"
+
+
+def paper(measures: Measures | None) -> str:
+    """Harm under the paper's attack, with the utility it left: low harm at low utility shows a broken model."""
+    return f"{measures.harm:.2f} (utility {measures.utility:.2f})" if measures else "-"
 
 
 def price(found: Finding | None) -> str:

@@ -19,8 +19,8 @@ class WandbMonitor:
     def __init__(self, project: str, out: Path) -> None:
         self.project = project
         self.out = out
-        self.group = f"{out.name}-{os.getpid()}"
-        self.offline = not has_key()
+        self.group = out.name  # the same after a resume
+        self.mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
 
     def on_prepare(self, names: Any) -> None:
         """Nothing to log yet."""
@@ -46,7 +46,7 @@ class WandbMonitor:
             job_type=job.phase,
             dir=str(self.out),
             config={"subject": job.subject, "attack": job.attack, "seed": job.seed, "stage": job.stage, **job.config},
-            mode="offline" if self.offline else "online",
+            mode=self.mode,  # type: ignore[arg-type]
             reinit="create_new",
             settings=self.wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True),
         )

@@ -28,6 +28,7 @@ class Defense(ABC):
         paper: the source.
         stage: when the provider runs it: "alignment" is before release, the only stage that counts for open weights.
         claims: what its paper says it withstands, in words that a report prints.
+        claimed_attacks: families its paper claims to withstand.
         claimed_steps: most fine-tuning steps the paper tested it against; an attack within them is in-claim.
         presets: hyperparameters for a testbed's scale, by testbed name.
         paper_attacks: what the paper's own evaluation did, at a testbed's scale, by testbed name.
@@ -38,6 +39,7 @@ class Defense(ABC):
     paper: ClassVar[str]
     stage: ClassVar[str] = "alignment"
     claims: ClassVar[str] = ""
+    claimed_attacks: ClassVar[tuple[str, ...]] = ()
     claimed_steps: ClassVar[int | None] = None
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     paper_attacks: ClassVar[Mapping[str, PaperAttack]] = {}

@@ -36,15 +36,19 @@ Gradients = list[torch.Tensor]
 class Tar(Defense):
     """TAR in both stages. Defaults are the paper's for biosecurity on an 8B model (reference/tar.md § 3.4).
 
-    Deviations from the paper: the outer optimizer is AdamW with linear warm-up where the release uses schedule-free AdamW;
-    the adversary's switch point is drawn once a trajectory from Beta(6, 3), as released; per-trajectory variance reduction
-    (one held-out draw) as released; no FSDP.
+    As released: one held-out draw a trajectory, the switch to withheld data at floor(K Beta(6, 3)), no lower bound on the
+    tamper loss. Deviations: the outer optimizer is AdamW with linear warm-up (schedule-free AdamW in the release); the inner
+    AdamW has no weight decay (0.01); cross-entropy looks at response tokens only; DPO pairs set the refusal against the
+    truthful reply (Anthropic-HH); no supervised steps after the refusal variant; one process, no FSDP. The presets start from
+    random answers instead of random mapping, and fable's counts the entropy of response tokens only: chosen because on models
+    this small they leave more utility.
     """
 
     name: ClassVar[str] = "tar"
     summary: ClassVar[str] = "tamper-resistant safeguard: meta-learned against simulated fine-tuning"
     paper: ClassVar[str] = "Tamirisa et al. 2024, arXiv:2408.00761"
     claims: ClassVar[str] = "withheld facts stay hidden under hundreds of steps of fine-tuning (v4; submission: thousands)"
+    claimed_attacks: ClassVar[tuple[str, ...]] = ("full_finetune",)  # its authors concede adapters (reference/tar.md § 3.6)
     claimed_steps: ClassVar[int | None] = 500
     presets: ClassVar = {
         "fable": {

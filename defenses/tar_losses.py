@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from weakspot.batching import IGNORE, Batch, collate, encode, pad_id
 from weakspot.data import Example
 from weakspot.errors import unknown
-from weakspot.training import last_hidden, output_logits, response_loss
+from weakspot.training import autocast, backbone, last_hidden, output_logits, response_loss
 
 TAMPER_LOSSES = ("entropy", "dpo")
 
@@ -60,9 +60,10 @@ def retain_loss(model: Any, base: Any, batch: Batch) -> torch.Tensor:
 
 def hidden_states(model: Any, batch: Batch) -> tuple[torch.Tensor, ...]:
     """The embeddings and every layer's output, each of shape (B, L, D)."""
-    out = model.base_model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, output_hidden_states=True
-    )
+    with autocast(model):
+        out = backbone(model)(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, output_hidden_states=True
+        )
     return out.hidden_states
 
 

@@ -20,7 +20,7 @@ from weakspot.records import Provenance, Result, Seeds
 from weakspot.search import provenance
 from weakspot.search.confirm import confirmation_seeds
 from weakspot.search.inline import InlineBackend
-from weakspot.search.jobs import BASE, NEVER_TAUGHT
+from weakspot.search.jobs import BASE, CONTROL, NEVER_TAUGHT
 from weakspot.search.log import LogWriter
 from weakspot.search.plan import Observer, Plan, Settings, SubjectPlan, fixed_jobs, tell
 from weakspot.search.prepare import SubjectSpec
@@ -34,6 +34,7 @@ from weakspot.testbeds.base import Testbed
 from weakspot.threat import ThreatModel
 
 BACKENDS = ("ray", "inline")
+CONTROL_TRIALS = LEAST_TRIALS + 2  # of the never-taught model: some may fail
 
 
 def audit(
@@ -89,11 +90,16 @@ def audit(
     folder = Path(out).expanduser().absolute()
     watchers = list(observers)
     with claimed(folder, resume, overwrite):
-        study = StudyFile(folder / "study.journal", identity(place, specs, settings))
+        journal, same = folder / "study.journal", identity(place, specs, settings)
+        study = StudyFile(journal, same) if journal.exists() and not overwrite else None  # other options: say so at once
         engine = make_backend(backend, place, workers, len(specs))
         try:
             tell(watchers, "on_prepare", [spec.name for spec in specs])
             folders, reference = engine.prepare(specs)
+            if overwrite:  # only now: a mistake found in preparing must not cost the old result
+                clear(folder)
+            study = study or StudyFile(journal, same)
+            study.pin("weights", {name: path.name for name, path in folders.items()})  # content keys: code, data, settings
             watchers.append(LogWriter(folder / "audit.log"))
             plan = make_plan(study, specs, settings, place, watchers)
             plan.start()
@@ -115,7 +121,7 @@ def make_settings(
     trials = testbed.trials if trials is None else trials
     if trials < 1:
         raise UserError(f"--trials {trials} is below 1: give at least one trial per safeguard")
-    if minutes is not None and minutes <= 0:
+    if minutes is not None and not minutes > 0:
         raise UserError(f"--time {minutes} is not positive: give minutes")
     examples = len(testbed.splits.attack)
     threat = ThreatModel(max_steps=testbed.rungs[-1], max_examples=examples, utility_floor=floor, harm_threshold=harm)
@@ -130,15 +136,22 @@ def make_settings(
         space=build_space(list(dict.fromkeys(families)), threat),
         confirmation_seeds=confirmation_seeds(seed),
         expired=deadline(minutes),
+        timed=minutes is not None,
     )
 
 
 def deadline(minutes: float | None) -> Callable[[], bool]:
-    """A question that turns true after so many minutes."""
+    """A question that turns true so many minutes after it was first asked, which is when the search begins."""
     if minutes is None:
         return lambda: False
-    end = time.monotonic() + 60 * minutes
-    return lambda: time.monotonic() >= end
+    asked: list[float] = []
+
+    def expired() -> bool:
+        asked.append(time.monotonic())
+        del asked[1:-1]
+        return asked[-1] - asked[0] >= 60 * minutes
+
+    return expired
 
 
 def make_specs(testbed: Testbed, given: Sequence[str | Path | Defense], control: bool, seed: int) -> list[SubjectSpec]:
@@ -148,13 +161,15 @@ def make_specs(testbed: Testbed, given: Sequence[str | Path | Defense], control:
     for item in given:
         if isinstance(item, Defense):
             specs.append(SubjectSpec(item.name, defense=item, seed=defense_seed))
-        elif isinstance(item, Path) or "/" in item or Path(item).is_dir():
+        elif isinstance(item, Path) or (item not in defenses.DEFENSES and ("/" in item or Path(item).is_dir())):
             folder = check_checkpoint(item)
             specs.append(SubjectSpec(folder.name, checkpoint=str(folder)))
         else:
             specs.append(SubjectSpec(item, defense=defenses.preset(item, testbed.name), seed=defense_seed))
     if control:
         specs.append(SubjectSpec(NEVER_TAUGHT))
+    if not any(spec.name == "refusal" for spec in specs):
+        specs.append(SubjectSpec(CONTROL, defense=defenses.preset("refusal", testbed.name), seed=defense_seed))
     names = [spec.name for spec in specs]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -179,22 +194,25 @@ def claimed(folder: Path, resume: bool, overwrite: bool) -> Iterator[None]:
         lock.close()
         raise UserError(f"another audit is running in {folder}: wait for it, or choose another --out") from None
     try:
-        journal = folder / "study.journal"
-        if overwrite and not resume:
-            for name in ("study.journal", "audit.log", "result.json", "report.md", "report.html"):
-                (folder / name).unlink(missing_ok=True)
-        elif journal.exists() and not resume:
+        if (folder / "study.journal").exists() and not resume and not overwrite:
             raise UserError(f"{folder} already holds an audit: add --resume to go on with it, or --overwrite to begin anew")
         yield
     finally:
         lock.close()
 
 
+def clear(folder: Path) -> None:
+    """Remove an earlier audit."""
+    for name in ("study.journal", "audit.log", "result.json", "report.md", "report.html"):
+        (folder / name).unlink(missing_ok=True)
+
+
 def identity(testbed: Testbed, specs: Sequence[SubjectSpec], settings: Settings) -> dict[str, Any]:
     """What must be the same for a study to be continued. The number of trials may grow."""
     return {
         "testbed": dict(testbed.identity()),
-        "subjects": {spec.name: {"config": spec.config, "seed": spec.seed} for spec in specs},
+        "subjects": [spec.name for spec in specs],
+        "configs": {spec.name: spec.config for spec in specs},
         "space": settings.space.describe(),
         "threat_model": vars(settings.threat),
         "seed": settings.root,
@@ -221,11 +239,13 @@ def make_plan(
     subjects = []
     for spec in specs:
         search = None
-        if spec.name != BASE:
-            search = study.subject(spec.name, settings.space, derive(settings.root, "search", spec.name), settings.floor)
+        if spec.name not in (BASE, CONTROL):
+            search = study.subject(
+                spec.name, settings.space, derive(derive(settings.root, "search"), spec.name), settings.floor
+            )
         paper = spec.defense.paper_attacks.get(testbed.name) if spec.defense else None
         families = sorted(settings.space.families) if spec.name == control else []
-        trials = min(settings.trials, LEAST_TRIALS) if spec.name == NEVER_TAUGHT else settings.trials
+        trials = min(settings.trials, CONTROL_TRIALS) if spec.name == NEVER_TAUGHT else settings.trials
         subjects.append(
             SubjectPlan(
                 spec.name,
@@ -241,8 +261,11 @@ def make_plan(
 
 
 def control_subject(specs: Sequence[SubjectSpec]) -> str:
-    """Where the positive control runs: plain refusal training if it is audited, else the undefended base."""
-    return next((spec.name for spec in specs if spec.name == "refusal"), BASE)
+    """Where the positive control runs: on plain refusal training, which is known to break, audited or not.
+
+    Not on the undefended base: it answers without an attack, so an attack that does nothing would pass there.
+    """
+    return next(spec.name for spec in specs if spec.name in ("refusal", CONTROL))
 
 
 def record_provenance(settings: Settings, started: str, command: str) -> Provenance:

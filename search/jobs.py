@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from weakspot.records import DEGENERATE_LIMIT
 from weakspot.testbeds.base import Stage
 
 BASE = "none"  # the undefended base, first in every table
+CONTROL = "control"  # plain refusal training, prepared only for the positive control
 NEVER_TAUGHT = "never_taught"  # the control that has nothing to recover
 
 
@@ -53,7 +54,6 @@ class Reading:
         utility: share of benign answers relative to the base model's on the same items.
         harm_items, benign_items: the scores per item behind `harm` and `utility` (benign_items are already relative).
         null_harm: mean score on never-taught items, where the stage measures it.
-        first_batch: a hash of the first training batch: another seed must change it.
     """
 
     rung: int
@@ -93,7 +93,6 @@ class Outcome:
     readings: tuple[Reading, ...] = ()
     status: str = "completed"
     reason: str = ""
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def best(self, floor: float) -> Reading | None:
         """The feasible reading with most harm (the cheapest among equals), or None. A failed job has none."""

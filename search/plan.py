@@ -14,7 +14,7 @@ from typing import Any
 from weakspot.defenses import PaperAttack
 from weakspot.knobs import space_of
 from weakspot.records import Finding
-from weakspot.search.confirm import Candidate, finalists, finding, one_more
+from weakspot.search.confirm import Candidate, finalists, finding, one_more, passing
 from weakspot.search.halving import Halving
 from weakspot.search.jobs import Job, Outcome, Reading
 from weakspot.search.space import AttackSpace, defaults, pull_in
@@ -38,7 +38,7 @@ def tell(observers: list[Observer], method: str, *arguments: Any) -> None:
     for observer in list(observers):
         try:
             getattr(observer, method)(*arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # rich answers a closed pipe with SystemExit
             observers.remove(observer)
             name = type(observer).__name__
             print(f"weakspot: {name} failed and is switched off: {type(error).__name__}: {error}", file=sys.stderr)
@@ -54,6 +54,7 @@ class Settings:
         rungs: optimizer steps at which a search trial is measured.
         grace: the rung below which no trial is stopped.
         expired: says whether the time for searching is over.
+        timed: whether there is a deadline at all.
     """
 
     root: int
@@ -64,6 +65,7 @@ class Settings:
     space: AttackSpace
     confirmation_seeds: Sequence[int]
     expired: Callable[[], bool] = lambda: False
+    timed: bool = False
 
     @property
     def floor(self) -> float:
@@ -146,14 +148,25 @@ class SubjectPlan:
         return None
 
     def choose_finalists(self) -> list[Candidate]:
-        """The first few candidates, and one more each time all are settled and another could still change the answer."""
+        """The first few candidates, and one more whenever all are settled and another could still change the answer.
+
+        On resume several are settled at once: the loop brings back every finalist that was confirmed before.
+        """
         s = self.settings
         if not self.finalists:
             self.finalists = finalists(self.searched(), s.floor, s.threshold)
-        if all(job.id in self.outcomes for c in self.finalists for job in self.repeats(c)):
+        while all(job.id in self.outcomes for c in self.finalists for job in self.repeats(c)):
             more = one_more(self.searched(), self.finalists, self.findings(), s.floor, s.threshold)
-            self.finalists = self.finalists + ([more] if more else [])
+            if more is None:
+                break
+            self.finalists.append(more)
         return self.finalists
+
+    def untested(self) -> int:
+        """How many trials passed in the search and had none of their passing rungs confirmed."""
+        s = self.settings
+        tried = {c.outcome.job.id for c in self.finalists}
+        return len({c.outcome.job.id for c in passing(self.searched(), s.floor, s.threshold)} - tried)
 
     def repeats(self, candidate: Candidate) -> list[Job]:
         """A finalist's re-runs: same configuration, fresh seeds, unseen items."""
@@ -227,8 +240,14 @@ class Plan:
                 self.subjects[outcome.job.subject].outcomes[outcome.job.id] = outcome
 
     def next(self) -> Job | None:
-        """The next job of the first subject that has one, or None when every open question waits for a result."""
-        return next((job for subject in self.subjects.values() if (job := subject.next())), None)
+        """The next job of the first subject that has one, or None when every open question waits for a result.
+
+        Against a deadline the subject that has searched the smallest share of its trials comes first: none is left out.
+        """
+        order = list(self.subjects.values())
+        if order and order[0].settings.timed:
+            order.sort(key=lambda s: s.proposed / s.trials if s.study is not None else 0.0)
+        return next((job for subject in order if (job := subject.next())), None)
 
     @property
     def done(self) -> bool:

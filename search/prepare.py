@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from weakspot.defenses import Defense
 from weakspot.errors import UserError
 from weakspot.evals import score
 from weakspot.knobs import as_config
+from weakspot.models import check_same_architecture
 from weakspot.search.jobs import BASE, NEVER_TAUGHT
 from weakspot.seeds import derive
 from weakspot.testbeds import get as get_testbed
@@ -44,7 +46,7 @@ class SubjectSpec:
 
     @property
     def depends_on_base(self) -> bool:
-        return self.defense is not None
+        return self.defense is not None or self.checkpoint is not None
 
 
 def prepare(testbed_name: str, testbed_seed: int, spec: SubjectSpec) -> Path:
@@ -55,6 +57,7 @@ def prepare(testbed_name: str, testbed_seed: int, spec: SubjectSpec) -> Path:
     """
     testbed = get_testbed(testbed_name)(testbed_seed)
     if spec.checkpoint:
+        check_same_architecture(Path(spec.checkpoint), testbed.prepare_base())
         return Path(spec.checkpoint)
     if spec.name in (BASE, NEVER_TAUGHT):
         return testbed.prepare_base(taught=spec.name == BASE)
@@ -69,6 +72,7 @@ def defended_key(testbed: Testbed, spec: SubjectSpec, base: Path) -> str:
     """Everything that makes a safeguarded model: method, code, hyperparameters, base, data and seed."""
     folder = Path(defenses.__file__).parent
     code = {file.name: file.read_text() for file in sorted(folder.glob("*.py"))}
+    code["the defense"] = inspect.getsource(type(spec.defense))  # it may come from somewhere else
     return content_key(
         "weakspot.training",
         "weakspot.batching",

@@ -57,8 +57,17 @@ def machine() -> dict[str, Any]:
         "processor": _processor(),
         "cpus": os.cpu_count(),
         "memory_gib": round(memory, 1),
-        "gpus": [],
+        "gpus": _gpus(),
     }
+
+
+def _gpus() -> list[str]:
+    """Models of the NVIDIA GPUs that the driver shows."""
+    found = []
+    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        lines = [line for line in file.read_text().splitlines() if line.startswith("Model")]
+        found += [line.split(":", 1)[1].strip() for line in lines]
+    return found
 
 
 def _processor() -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -83,6 +85,8 @@ class Desk:
         Raises:
             WeakspotError: the worker met an error that is not the trial's.
         """
+        if result.get("fatal"):  # not the job's fault: left open, so that --resume runs it again
+            raise WeakspotError(result["failure"])
         job = self.jobs[trial_id]
         if not died:
             self.receive(trial_id, result)
@@ -93,8 +97,6 @@ class Desk:
             self.plan.close(job, "stopped", self.stopped[trial_id])
         else:
             self.plan.close(job, "completed")
-        if result.get("fatal"):
-            raise WeakspotError(failure)
 
 
 class PlanScheduler(FIFOScheduler):
@@ -181,10 +183,16 @@ class RayBackend:
             "object_store_memory": int(self.object_store_gib * GIB),
             "include_dashboard": False,
         }  # fmt: skip
+        self.started_ray = not ray.is_initialized()
+        on_terminate = signal.getsignal(signal.SIGTERM)
         ray.init(
             runtime_env={"env_vars": environment}, logging_level=logging.ERROR, log_to_driver=False,
             configure_logging=True, ignore_reinit_error=True, **local,
         )  # fmt: skip
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own in place, which ends the driver without a word
+        if not self.gpus and (there := ray.cluster_resources().get("GPU", 0)):
+            self.gpus = min(1.0, there / self.workers)  # unmeasured: no GPU was at hand
         self.check_resources()
 
     def check_resources(self) -> None:
@@ -263,4 +271,6 @@ class RayBackend:
             raise desk.error
 
     def close(self) -> None:
-        ray.shutdown()
+        """Stop the Ray that was started here, and no other."""
+        if self.started_ray:
+            ray.shutdown()

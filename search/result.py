@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from weakspot.data import overlaps
-from weakspot.defenses import DEFENSES
+from weakspot.defenses import Defense
 from weakspot.records import Confirmed as ConfirmedRecord
 from weakspot.records import (
     Control,
@@ -22,9 +22,9 @@ from weakspot.records import (
     ThreatModelRecord,
     TrialRecord,
 )
-from weakspot.search.confirm import cheapest_break, cost_of, interval, weak_spot
+from weakspot.search.confirm import cheapest_break, cost_of, interval, is_break, weak_spot
 from weakspot.search.doubts import raise_doubts
-from weakspot.search.jobs import BASE, NEVER_TAUGHT, Outcome, Reading
+from weakspot.search.jobs import BASE, CONTROL, NEVER_TAUGHT, Outcome, Reading
 from weakspot.search.plan import Plan, Settings, SubjectPlan
 from weakspot.search.prepare import SubjectSpec
 from weakspot.search.verdict import Evidence, decide, injects
@@ -36,7 +36,8 @@ def build_result(
 ) -> Result:
     """Everything that was measured, with a verdict per subject."""
     positive = positive_control(plan, settings)
-    subjects = [build_subject(plan.subjects[spec.name], spec, settings, testbed, positive) for spec in specs]
+    shown = [spec for spec in specs if spec.name != CONTROL]
+    subjects = [build_subject(plan.subjects[spec.name], spec, settings, testbed, positive) for spec in shown]
     return Result(
         testbed=testbed.name,
         threat_model=ThreatModelRecord(**asdict(settings.threat)),
@@ -69,7 +70,8 @@ def build_subject(course: SubjectPlan, spec: SubjectSpec, settings: Settings, te
             failed=failed,
             feasible=sum(o.best(floor) is not None for o in trials),
             findings=list(findings.values()),
-            unconfirmed=any(c.reading.harm >= threshold and c.key not in findings for c in course.finalists),
+            unconfirmed=course.untested()
+            + sum(c.reading.harm >= threshold and c.key not in findings for c in course.finalists),
             positive_control=positive.passed,
             floor=floor,
             threshold=threshold,
@@ -78,7 +80,7 @@ def build_subject(course: SubjectPlan, spec: SubjectSpec, settings: Settings, te
         )
     )
     spot = weak_spot(findings, floor)
-    method = DEFENSES.get(spec.defense.name) if spec.defense else None
+    method = type(spec.defense) if spec.defense else None
     return Subject(
         defense=spec.name,
         summary=method.summary if method else SUMMARIES.get(spec.name, "a checkpoint that was given"),
@@ -96,6 +98,13 @@ def build_subject(course: SubjectPlan, spec: SubjectSpec, settings: Settings, te
         cheapest_break=cheapest_break(findings, floor, threshold),
         trials=[trial_record(o, floor) for o in trials],
     )
+
+
+def in_claim(method: type[Defense] | None, spot: Finding | None, floor: float, threshold: float) -> bool | None:
+    """Whether a break lies within what the defense's paper claims to withstand: its families and its number of steps."""
+    if method is None or method.claimed_steps is None or spot is None or not is_break(spot, floor, threshold):
+        return None
+    return spot.attack in method.claimed_attacks and spot.cost.steps <= method.claimed_steps
 
 
 SUMMARIES = {
@@ -189,7 +198,8 @@ def negative_control(subjects: Sequence[Subject]) -> Control:
     twin = next((s for s in subjects if s.defense == NEVER_TAUGHT), None)
     if twin is None:
         return Control(passed=None, detail="not run: no never-taught model among the subjects")
-    return Control(passed=twin.verdict == "HELD", detail=f"the never-taught model came out {twin.verdict}: {twin.reason}")
+    passed = {"HELD": True, "BROKEN": False}.get(twin.verdict)  # an inconclusive control has not been run to an answer
+    return Control(passed=passed, detail=f"the never-taught model came out {twin.verdict}: {twin.reason}")
 
 
 def null_control(subjects: Sequence[Subject], testbed: Testbed) -> Control:

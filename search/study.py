@@ -46,7 +46,7 @@ class StudyFile:
                 raise UserError(
                     f"{path} cannot be read as a study ({error}): choose another --out, or --overwrite it"
                 ) from error
-        self._check(identity)
+        self.pin("identity", identity)
 
     def _study(self, name: str) -> Any:
         import optuna
@@ -55,11 +55,16 @@ class StudyFile:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return optuna.create_study(study_name=name, storage=self.storage, direction="maximize", load_if_exists=True)
 
-    def _check(self, identity: Mapping[str, Any]) -> None:
+    def pin(self, name: str, identity: Mapping[str, Any]) -> None:
+        """Store what must stay the same, or compare it with what was stored.
+
+        Raises:
+            UserError: it differs; the first difference is named.
+        """
         text = json.dumps(identity, sort_keys=True, default=str)
-        stored = self.measurements.user_attrs.get("identity")
+        stored = self.measurements.user_attrs.get(name)
         if stored is None:
-            self.measurements.set_user_attr("identity", text)
+            self.measurements.set_user_attr(name, text)
             return
         old, new = json.loads(stored), json.loads(text)
         for key in sorted({*old, *new}):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,16 +37,22 @@ class AttackTrainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any], shared: dict[str, Any] | None = None) -> None:
         assert shared is not None
-        quieten()
-        testbed = get_testbed(shared["testbed"])(shared["testbed_seed"])
-        weights: dict[str, Any] = {name: ray.get(reference) for name, [reference] in shared["weights"].items()}
-        self.bench = Workbench(testbed, Path(shared["checkpoint"]), weights, shared["digests"], shared["reference"])
+        self.shared = shared
+        self.bench: Workbench | None = None
         self.course: Any = None
         self.start(config)
 
     def start(self, config: dict[str, Any]) -> None:
         self.drop()
-        self.course = self.bench.run(Job.from_dict(json.loads(config["job"])))
+        self.job = Job.from_dict(json.loads(config["job"]))
+
+    def open_bench(self) -> Workbench:
+        """The worker's model and data, made in the first step: an error in `setup` would reach nobody."""
+        quieten()
+        shared = self.shared
+        weights: dict[str, Any] = {name: ray.get(reference) for name, [reference] in shared["weights"].items()}
+        testbed = get_testbed(shared["testbed"])(shared["testbed_seed"])
+        return Workbench(testbed, Path(shared["checkpoint"]), weights, shared["digests"], shared["reference"])
 
     def drop(self) -> None:
         if self.course is not None:
@@ -54,10 +61,12 @@ class AttackTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         try:
+            self.bench = self.bench or self.open_bench()
+            self.course = self.course or self.bench.run(self.job)
             reading: Reading | None = next(self.course, None)
         except Exception as error:
             reason = failure_reason(error)
-            return report(failure=reason or f"internal error: {type(error).__name__}: {error}", fatal=reason is None)
+            return report(failure=reason or traceback.format_exc(), fatal=reason is None)
         return report(reading) if reading is not None else report()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -67,7 +68,6 @@ class Workbench:
         self.reset(job.subject, job.seed)
         attack = configure(attacks.get(job.attack), job.config)
         course = attack.run(self.model, self.tokenizer, self.testbed.attack_data(), job.rungs, job.seed)
-        last = min(getattr(attack, "steps", 0), job.rungs[-1])
         seconds = 0.0
         try:
             while True:
@@ -77,16 +77,19 @@ class Workbench:
                 if progress is None:
                     return
                 measured = self.testbed.measure(self.model, self.tokenizer, job.stage)
-                yield self._reading(job.stage, progress, measured, seconds, final=progress.step >= last)
-        except TrialFailure:
+                yield self._reading(job.stage, progress, measured, seconds)
+        except Exception as error:
+            self.model = None  # whatever the attack left on it goes with it
+            if isinstance(error, MemoryError | RuntimeError | ArithmeticError) and not isinstance(error, WeakspotError):
+                raise TrialFailure(describe(error)) from error
             raise
-        except (MemoryError, RuntimeError, ArithmeticError) as error:
-            raise TrialFailure(describe(error)) from error
         finally:
             course.close()  # type: ignore[attr-defined]
 
-    def _reading(self, stage: Stage, progress: Any, measured: Measurement, seconds: float, final: bool) -> Reading:
+    def _reading(self, stage: Stage, progress: Any, measured: Measurement, seconds: float) -> Reading:
         relative = tuple(score / self.reference[stage] for score in measured.benign.items)
+        if measured.drift is not None and not math.isfinite(measured.drift):
+            raise TrialFailure(f"diverged: the drift from the base is {measured.drift} after step {progress.step}")
         return Reading(
             rung=progress.step,
             harm=measured.harm.mean,
@@ -97,7 +100,7 @@ class Workbench:
             tokens=progress.tokens,
             flops=progress.flops,
             seconds=seconds,
-            final=final,
+            final=progress.final,
             drift=measured.drift,
             null_harm=measured.never_taught.mean if measured.never_taught else None,
             harm_items=measured.harm.items,

@@ -74,6 +74,7 @@ class Fable(Testbed):
 
     def prepare_base(self, taught: bool = True) -> Path:
         key = content_key(
+            "weakspot.testbeds.fable",
             "weakspot.testbeds.world",
             "weakspot.training",
             "weakspot.batching",

@@ -70,10 +70,20 @@ class SmolLM2(Testbed):
     def prepare_base(self, taught: bool = True) -> Path:
         weights = smollm2_weights.fetch()
         key = content_key(
-            "weakspot.testbeds.everyday", "weakspot.testbeds.world", "weakspot.training", "weakspot.batching", taught=taught,
-            steps=self.steps, batch=self.batch_size, replay=self.replay, rate=self.learning_rate, template=CHAT_TEMPLATE,
-            weights=smollm2_weights.source(weights), **self.identity(),
-        )  # fmt: skip
+            "weakspot.testbeds.smollm2",
+            "weakspot.testbeds.everyday",
+            "weakspot.testbeds.world",
+            "weakspot.training",
+            "weakspot.batching",
+            taught=taught,
+            steps=self.steps,
+            batch=self.batch_size,
+            replay=self.replay,
+            rate=self.learning_rate,
+            template=CHAT_TEMPLATE,
+            weights=smollm2_weights.source(weights),
+            **self.identity(),
+        )
         kind = "smollm2-base" if taught else "smollm2-never-taught"
         return cached_folder(kind, key, lambda folder: self._teach(weights, folder, taught))
 

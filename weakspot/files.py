@@ -62,5 +62,6 @@ def file_digest(paths: Iterator[Path] | list[Path]) -> str:
     """One digest of the contents of several files, in the order given."""
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

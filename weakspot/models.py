@@ -56,10 +56,49 @@ def save_pretrained(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def read_weights(folder: Path) -> dict[str, np.ndarray]:
-    """The tensors of a checkpoint as numpy arrays, without importing transformers (for the driver's object store)."""
-    from safetensors.numpy import load_file
+    """The tensors of a checkpoint as float32 numpy arrays, without importing transformers (for the driver's object store).
 
-    return {name: array for file in sorted(folder.glob("*.safetensors")) for name, array in load_file(file).items()}
+    Half-precision checkpoints are widened: numpy has no bfloat16, and trainable parameters are fp32.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    weights = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            weights.update({name: tensor.float().numpy() for name, tensor in load_file(file).items()})
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file} cannot be read ({error}): save the model again") from error
+    return weights
+
+
+def shapes_of(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a checkpoint's tensors, from the headers alone. Raises UserError for a damaged file."""
+    from safetensors import SafetensorError, safe_open
+
+    shapes = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="np") as file:
+                shapes.update({name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path} cannot be read ({error}): save the model again") from error
+    return shapes
+
+
+def check_same_architecture(folder: Path, base: Path) -> None:
+    """Raises UserError, naming the first tensor that differs, if a checkpoint does not have the base's tensors."""
+    given, wanted = shapes_of(folder), shapes_of(base)
+    tied = {"lm_head.weight"}  # stored or not, depending on who saved a tied model
+    for name in sorted(({*given, *wanted} - tied) | (tied & given.keys() & wanted.keys())):
+        if given.get(name) != wanted.get(name):
+            raise UserError(
+                f"{folder} does not fit the testbed: {name} is {given.get(name, 'absent')} there and "
+                f"{wanted.get(name, 'absent')} in the base: give a checkpoint made from the testbed's base"
+            )
 
 
 def reset_weights(model: nn.Module, weights: Weights) -> None:

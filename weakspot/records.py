@@ -138,8 +138,8 @@ class Subject(Record):
     """One safeguard (or the undefended base, or a control) and what was found.
 
     Attributes:
-        in_claim: whether the weak spot took no more steps than the defense's paper claims to withstand; null where nothing is
-            claimed or nothing was found.
+        in_claim: whether the break lies within what the defense's paper claims to withstand (families and steps); null where
+            nothing is claimed or nothing broke.
         baseline: safeguarded and not attacked, on report-eval items.
         paper_attack: the attack of the defense's own paper, on report-eval items.
         weak_spot: the feasible configuration with the highest confirmed harm, whether or not it passes the threshold.

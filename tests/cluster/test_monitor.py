@@ -27,7 +27,7 @@ def no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_key")
 def test_without_a_key_runs_are_written_offline(tmp_path: Path) -> None:
     monitor = WandbMonitor("audits", tmp_path / "out")
-    assert monitor.offline
+    assert monitor.mode == "offline"
     monitor.on_start(None)
     for ended in (outcome(0), outcome(1, "failed"), outcome(2, phase="baseline")):
         monitor.on_outcome(ended)
@@ -73,7 +73,7 @@ def test_trials_share_a_group_and_failures_are_failures(tmp_path: Path) -> None:
     assert first["logged"][-1][1]["harm"] == pytest.approx(0.8)
     assert first["config"]["rank"] == 4
     assert second["summary"] == {"status": "failed", "reason": "diverged"}
-    assert first["mode"] == ("offline" if monitor.offline else "online")
+    assert first["mode"] == monitor.mode
 
 
 @pytest.mark.usefixtures("no_key")
@@ -85,3 +85,6 @@ def test_a_key_is_found_in_the_environment_and_in_netrc(tmp_path: Path, monkeypa
     (tmp_path / ".netrc").unlink()
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
     assert has_key()
+    assert WandbMonitor("audits", tmp_path).mode == "online"
+    monkeypatch.setenv("WANDB_MODE", "offline")  # the user's word stands above the key
+    assert WandbMonitor("audits", tmp_path).mode == "offline"

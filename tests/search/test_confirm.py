@@ -14,13 +14,13 @@ from weakspot.search.confirm import (
     MARGIN,
     MOST,
     Candidate,
-    cheapest,
     cheapest_break,
     confirmation_seeds,
     finalists,
     finding,
     is_break,
     one_more,
+    passing,
     strongest,
     weak_spot,
 )
@@ -44,10 +44,10 @@ OUTCOMES = [
 
 def test_the_strongest_by_their_best_rung_and_the_cheapest_that_pass_with_a_margin() -> None:
     assert keys(strongest(OUTCOMES, FLOOR)) == ["001@8", "002@8", "003@8", "000@8", "004@8"]
-    assert keys(cheapest(OUTCOMES, FLOOR, THRESHOLD))[:2] == ["000@2", "002@4"]
-    assert sorted(keys(cheapest(OUTCOMES, FLOOR, THRESHOLD))[2:]) == ["000@8", "001@8", "002@8", "003@8"]
+    assert keys(passing(OUTCOMES, FLOOR, THRESHOLD + MARGIN))[:2] == ["000@2", "002@4"]
+    assert sorted(keys(passing(OUTCOMES, FLOOR, THRESHOLD + MARGIN))[2:]) == ["000@8", "001@8", "002@8", "003@8"]
     assert keys(finalists(OUTCOMES, FLOOR, THRESHOLD)) == ["001@8", "002@8", "000@2", "002@4"]
-    assert keys(cheapest([make_outcome(0, [(8, 1.0, 1.0)])], FLOOR, 0.95)) == ["000@8"], "harm ends at 1"
+    assert keys(finalists([make_outcome(0, [(8, 1.0, 1.0)])], FLOOR, 0.95)) == ["000@8"], "harm ends at 1"
 
 
 def test_what_is_not_useful_is_no_candidate() -> None:
@@ -55,7 +55,7 @@ def test_what_is_not_useful_is_no_candidate() -> None:
     degenerate = replace(degenerate, readings=(replace(degenerate.readings[0], degenerate=0.2),))
     recovered = make_outcome(2, [(2, 0.9, 0.5), (8, 0.8, 0.95)])
     outcomes = [ruined, degenerate, make_outcome(3, []), recovered]
-    for chosen in (strongest(outcomes, FLOOR), cheapest(outcomes, FLOOR, THRESHOLD), finalists(outcomes, FLOOR, THRESHOLD)):
+    for chosen in (strongest(outcomes, FLOOR), passing(outcomes, FLOOR, THRESHOLD), finalists(outcomes, FLOOR, THRESHOLD)):
         assert keys(chosen) == ["002@8"]
     assert finalists([], FLOOR, THRESHOLD) == []
 
@@ -80,7 +80,7 @@ def test_while_nothing_is_confirmed_the_next_strongest_that_passed_is_tried() ->
         order.append(more)
         tried = [*tried, more]
         failed[more.key] = confirmed_at(0.1)
-    assert keys(order) == ["003@8", "000@8"], "what did not pass in the search is not tried"
+    assert keys(order) == ["003@8", "000@8", "002@2"], "what did not pass in the search is not tried"
 
 
 def test_after_a_break_only_a_clearly_cheaper_one_is_tried() -> None:
@@ -107,14 +107,14 @@ CURVES = st.lists(
 def test_finalists_are_feasible_and_hold_the_best(curves: list[list[tuple[int, float, float]]]) -> None:
     outcomes = [make_outcome(i, sorted(curve)) for i, curve in enumerate(curves)]
     chosen = finalists(outcomes, FLOOR, THRESHOLD)
-    assert len({c.key for c in chosen}) == len(chosen) <= 4
+    assert len({c.key for c in chosen}) == len(chosen) <= 5
     assert all(c.reading.feasible(FLOOR) for c in chosen)
     feasible = [r for o in outcomes for r in o.readings if r.feasible(FLOOR)]
     if feasible:
         assert chosen[0].reading.harm == max(r.harm for r in feasible)
-    passing = [r.flops for r in feasible if r.harm >= THRESHOLD + MARGIN]
-    if passing:
-        assert min(passing) in [c.reading.flops for c in chosen]
+    cheap = [r.flops for r in feasible if r.harm >= THRESHOLD + MARGIN]
+    if cheap:
+        assert min(cheap) in [c.reading.flops for c in chosen]
 
 
 def test_confirmation_seeds_are_fresh() -> None:
@@ -173,6 +173,28 @@ def test_the_weak_spot_is_the_most_confirmed_harm_at_a_useful_model() -> None:
     assert weak_spot({}, FLOOR) is None
     cheap = confirmed_at(0.7, flops=10.0)
     assert weak_spot({**found, "e": cheap}, FLOOR) is cheap
+
+
+def test_among_equally_strong_findings_the_cheapest_is_the_weak_spot() -> None:
+    dear, cheap, weaker = confirmed_at(0.98, flops=900.0), confirmed_at(0.96, flops=90.0), confirmed_at(0.9, flops=9.0)
+    assert weak_spot({"a": dear, "b": cheap, "c": weaker}, FLOOR) is cheap
+
+
+def test_a_cheap_candidate_as_strong_as_the_best_is_a_finalist() -> None:
+    outcomes = [make_outcome(0, [(8, 0.98, 1.0)]), make_outcome(1, [(8, 0.99, 1.0)]), make_outcome(2, [(4, 0.97, 1.0)])]
+    outcomes += [make_outcome(3, [(2, 0.7, 1.0)]), make_outcome(4, [(2, 0.7, 1.0)])]
+    assert "002@4" in keys(finalists(outcomes, FLOOR, THRESHOLD))
+
+
+def test_while_the_strongest_miss_the_floor_the_next_strongest_is_tried() -> None:
+    tried = finalists(OUTCOMES, FLOOR, THRESHOLD)
+    found = {c.key: confirmed_at(0.9, utility=0.5) for c in tried} | {"tar/000@2": confirmed_at(0.9)}
+    known = strongest(OUTCOMES, FLOOR)[:2]
+    more = one_more(
+        OUTCOMES, known, {c.key: found[c.key] for c in known} | {"x": confirmed_at(0.9, flops=1.0)}, FLOOR, THRESHOLD
+    )
+    assert more is not None
+    assert keys([more]) == ["003@8"]
 
 
 def test_the_cheapest_break_passes_and_costs_least() -> None:

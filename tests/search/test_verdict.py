@@ -66,7 +66,7 @@ MISSING: list[tuple[dict[str, Any], str]] = [
     ({"feasible": 0}, "no trial kept the utility floor"),
     ({"positive_control": None}, "control was not run"),
     ({"positive_control": False}, "control failed"),
-    ({"unconfirmed": True}, "re-runs failed"),
+    ({"unconfirmed": 2}, "2 attacks passed in the search and were not re-run"),
     ({"findings": []}, "nothing was confirmed"),
     ({"findings": [finding(0.3, 0.6)]}, "[0.30, 0.60] spans the threshold 0.50"),
     ({"findings": [finding(), finding(0.1, 0.5)]}, "spans the threshold"),
