@@ -86,9 +86,7 @@ def build_subject(course: SubjectPlan, spec: SubjectSpec, settings: Settings, te
         summary=method.summary if method else SUMMARIES.get(spec.name, "a checkpoint that was given"),
         config={k: list(v) if isinstance(v, tuple) else v for k, v in spec.config.items()},
         seed=spec.seed,
-        in_claim=None
-        if method is None or method.claimed_steps is None or spot is None
-        else spot.cost.steps <= method.claimed_steps,
+        in_claim=in_claim(method, spot, floor, threshold),
         claims=method.claims if method else "",
         verdict=verdict,
         reason=reason,

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from weakspot.attacks import ATTACKS
-from weakspot.defenses import PaperAttack, Refusal
+from weakspot.defenses import PaperAttack, RandomAnswer, Refusal
 from weakspot.errors import UserError
 from weakspot.records import Result, parse_result
-from weakspot.search.audit import audit
+from weakspot.search.audit import audit, make_specs
 from weakspot.search.plan import Observer
 from weakspot.testbeds import TESTBEDS
+from weakspot.testbeds.fable import Fable
 
 pytestmark = pytest.mark.usefixtures("frozen_heap")
 
@@ -156,3 +157,19 @@ def test_a_wrong_option_is_told_in_one_line_before_any_work(
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_without_refusal_training_a_control_subject_is_prepared_and_not_shown(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
+    """An attack that does nothing would pass on the undefended base, which answers anyway."""
+    result = run(tmp_path / "a", defense=[RandomAnswer(steps=5)], attack=["full_finetune"], trials=1)
+    assert [s.defense for s in result.subjects] == ["none", "random_answer"]
+    assert "full_finetune on control" in result.controls.positive.detail
+
+
+def test_a_folder_in_the_way_does_not_shadow_a_defense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "refusal").mkdir()
+    monkeypatch.chdir(tmp_path)
+    specs = make_specs(Fable(), ["refusal"], control=False, seed=0)
+    assert specs[1].defense is not None

@@ -281,3 +281,30 @@ def test_fixed_jobs_of_a_subject() -> None:
     for family in ("lora", "full_finetune"):
         attack = configure(attacks.get(family), control_config(family, shared.space))
         assert attack.steps == 8  # type: ignore[attr-defined]
+
+
+def in_vain(job: Job) -> list[Reading]:
+    """As the fake course, but re-runs come out harmless: every candidate that passed is confirmed in vain."""
+    course = fake_course(job)
+    return [replace(r, harm=0.0, harm_items=(0.0, 0.0)) for r in course] if job.phase == "confirm" else course
+
+
+@pytest.mark.parametrize("events", [40, 48, 56])
+def test_confirmations_that_failed_before_a_kill_are_not_forgotten(
+    events: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finalists are added one by one as others fail; a resumed plan must bring all of them back at once."""
+    monkeypatch.setattr("tests.search.fakes.fake_course", in_vain)
+    shared = make_settings(8)
+    whole = make_plan(tmp_path / "whole.journal", shared)
+    FakeBackend().run(whole)
+    assert len(whole.subjects["tar"].finalists) > 4, "nothing was added, so nothing is tested"
+    with contextlib.suppress(Killed):
+        FakeBackend(events=events).run(make_plan(tmp_path / "cut.journal", shared))
+    resumed = make_plan(tmp_path / "cut.journal", shared)
+    FakeBackend().run(resumed)
+    assert {c.key for c in resumed.subjects["tar"].finalists} == {c.key for c in whole.subjects["tar"].finalists}
+    assert set(resumed.subjects["tar"].outcomes) == set(whole.subjects["tar"].outcomes)
+    again = make_plan(tmp_path / "cut.journal", shared)
+    assert again.next() is None
+    assert set(again.subjects["tar"].findings()) == set(resumed.subjects["tar"].findings())

@@ -13,6 +13,7 @@ from weakspot.errors import UserError
 from weakspot.models import (
     arrays_digest,
     check_checkpoint,
+    check_same_architecture,
     count_parameters,
     load_pretrained,
     read_weights,
@@ -159,3 +160,34 @@ def test_a_checkpoint_is_named_by_its_full_path(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "m" / "model.safetensors").write_text("")
     monkeypatch.chdir(tmp_path)
     assert check_checkpoint("m") == tmp_path / "m"
+
+
+def test_half_precision_checkpoints_are_widened(tmp_path: Path) -> None:
+    """numpy has no bfloat16, and the digest of the file must be the digest of the model that it is copied into."""
+    model = tiny_model()
+    model.to(torch.bfloat16).save_pretrained(tmp_path)
+    weights = read_weights(tmp_path)
+    assert {array.dtype for array in weights.values()} == {np.dtype("float32")}
+    other = tiny_model()
+    reset_weights(other, weights)
+    assert weights_digest(other, weights) == arrays_digest(weights)
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_its_first_tensor(tmp_path: Path) -> None:
+    save_pretrained(tiny_model(), tiny_tokenizer(), tmp_path / "base")
+    save_pretrained(tiny_model(), tiny_tokenizer(), tmp_path / "same")
+    check_same_architecture(tmp_path / "same", tmp_path / "base")
+    wide = tiny_model()
+    wide.resize_token_embeddings(wide.config.vocab_size + 8)
+    wide.save_pretrained(tmp_path / "wide")
+    with pytest.raises(UserError, match=r"does not fit the testbed: model.embed_tokens.weight is"):
+        check_same_architecture(tmp_path / "wide", tmp_path / "base")
+
+
+def test_a_damaged_checkpoint_is_told_in_one_line(tmp_path: Path) -> None:
+    save_pretrained(tiny_model(), tiny_tokenizer(), tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    for read in (read_weights, lambda folder: check_same_architecture(folder, folder)):
+        with pytest.raises(UserError, match="cannot be read"):
+            read(tmp_path)
