@@ -16,7 +16,7 @@ class FullFinetune(Finetune):
     """Every parameter is trained on truthful answers about other withheld items.
 
     Paper: Qi et al., "Fine-tuning Aligned Language Models Compromises Safety" (arXiv:2310.03693); the range of rates covers
-    the 2e-6 to 8e-4 that durability papers used on 8B models and reaches to what ruins a model of half a million parameters.
+    the 2e-6 to 8e-4 that durability papers used on 8B models and reaches to what ruins a model of 0.4M parameters.
     """
 
     name: ClassVar[str] = "full_finetune"

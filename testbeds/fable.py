@@ -1,4 +1,4 @@
-"""fable: the fictional world on a language model of half a million parameters, trained here in under a minute.
+"""fable: the fictional world on a language model of 0.4M parameters, trained here in under a minute.
 
 Nothing in it is dangerous, every answer is checkable, and whether knowledge was recovered or injected is known, because
 what was never taught is known too. Small as it is, it shows what papers report of 8B models (design.md § 6).
@@ -42,7 +42,7 @@ class Fable(Testbed):
     """The built-in testbed."""
 
     name = "fable"
-    summary = "a fictional world on a 0.5M-parameter Llama, trained on first use"
+    summary = "a fictional world on a 0.4M-parameter Llama, trained on first use"
     paper = "weakspot's own; the effects it reproduces are those of arXiv:2412.07097"
     rungs = (4, 8, 16, 32, 64, 128, 256)
     grace = 64
