@@ -100,7 +100,7 @@ class Tar(Defense):
     def meta_train(self, model: Any, base: Any, tokenizer: Any, data: DefenseData, seed: int) -> Any:
         """Stage two: the outer loop."""
         draw = Draws(self, model, tokenizer, data, seed)
-        tamper = make_tamper_loss(self.tamper_loss, model, positions=self.positions, beta=self.beta)
+        tamper = make_tamper_loss(self.tamper_loss, positions=self.positions, beta=self.beta)
         optimizer = make_optimizer("adamw", model.parameters(), self.outer_rate)
         rates = make_schedule("constant", optimizer, self.outer_steps, self.warmup_steps)
         parameters = list(model.parameters())

@@ -20,9 +20,8 @@ from weakspot.training import autocast, backbone, last_hidden, output_logits, re
 TAMPER_LOSSES = ("entropy", "dpo")
 
 
-def make_tamper_loss(name: str, model: Any, *, positions: str, beta: float) -> Callable[[Any, Any], torch.Tensor]:
+def make_tamper_loss(name: str, *, positions: str, beta: float) -> Callable[[Any, Any], torch.Tensor]:
     """L_TR by name. Raises UserError for another name or another choice of positions."""
-    del model
     if positions not in ("all", "response"):
         raise unknown("choice of positions", positions, ("all", "response"))
     if name == "entropy":

@@ -22,7 +22,8 @@ from weakspot.search.confirm import confirmation_seeds
 from weakspot.search.inline import InlineBackend
 from weakspot.search.jobs import BASE, CONTROL, NEVER_TAUGHT
 from weakspot.search.log import LogWriter
-from weakspot.search.plan import Observer, Plan, Settings, SubjectPlan, fixed_jobs, tell
+from weakspot.search.observer import Observer, tell
+from weakspot.search.plan import Plan, Settings, SubjectPlan, fixed_jobs
 from weakspot.search.prepare import SubjectSpec
 from weakspot.search.result import build_result
 from weakspot.search.space import build_space

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from weakspot.search.jobs import Job, Outcome, Reading
-from weakspot.search.plan import Observer, Plan
+from weakspot.search.observer import Observer
+from weakspot.search.plan import Plan
 from weakspot.search.provenance import now
 
 

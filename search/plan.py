@@ -6,7 +6,6 @@ confirm. Subjects overlap, so that no worker waits for another subject's last tr
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,31 +16,11 @@ from weakspot.records import Finding
 from weakspot.search.confirm import Candidate, finalists, finding, one_more, passing
 from weakspot.search.halving import Halving
 from weakspot.search.jobs import Job, Outcome, Reading
+from weakspot.search.observer import Observer, tell
 from weakspot.search.space import AttackSpace, defaults, pull_in
 from weakspot.search.study import StudyFile, SubjectStudy
 from weakspot.seeds import derive
 from weakspot.threat import ThreatModel
-
-
-class Observer:
-    """Told what happens, as it happens. Every method may be left out; none may raise into the search."""
-
-    def on_prepare(self, names: Sequence[str]) -> None: ...
-    def on_start(self, plan: Plan) -> None: ...
-    def on_reading(self, job: Job, reading: Reading) -> None: ...
-    def on_outcome(self, outcome: Outcome) -> None: ...
-    def on_end(self, plan: Plan) -> None: ...
-
-
-def tell(observers: list[Observer], method: str, *arguments: Any) -> None:
-    """Observers are outside the critical path: one that fails is dropped from the list, and the search goes on."""
-    for observer in list(observers):
-        try:
-            getattr(observer, method)(*arguments)
-        except (Exception, SystemExit) as error:  # rich answers a closed pipe with SystemExit
-            observers.remove(observer)
-            name = type(observer).__name__
-            print(f"weakspot: {name} failed and is switched off: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class Setting:
 def test_the_adversary_leaves_theta_as_it_was(loss: str) -> None:
     setting = Setting(replace(SMALL, tamper_loss=loss))
     before, moved = weights_digest(setting.model), []
-    tamper = make_tamper_loss(loss, setting.model, positions="all", beta=0.1)
+    tamper = make_tamper_loss(loss, positions="all", beta=0.1)
 
     def spy(model: Any, batch: Any) -> torch.Tensor:
         moved.append(weights_digest(model))

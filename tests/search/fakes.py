@@ -12,7 +12,8 @@ from weakspot.knobs import LogIntRange, LogRange
 from weakspot.records import Provenance, Result, Seeds
 from weakspot.search.confirm import confirmation_seeds
 from weakspot.search.jobs import BASE, Job, Outcome, Reading
-from weakspot.search.plan import Observer, Plan, Settings, SubjectPlan, fixed_jobs
+from weakspot.search.observer import Observer
+from weakspot.search.plan import Plan, Settings, SubjectPlan, fixed_jobs
 from weakspot.search.prepare import SubjectSpec
 from weakspot.search.result import build_result
 from weakspot.search.space import AttackSpace

@@ -14,7 +14,7 @@ from weakspot.defenses import PaperAttack, RandomAnswer, Refusal
 from weakspot.errors import UserError
 from weakspot.records import Result, parse_result
 from weakspot.search.audit import audit, make_specs
-from weakspot.search.plan import Observer
+from weakspot.search.observer import Observer
 from weakspot.testbeds import TESTBEDS
 from weakspot.testbeds.fable import Fable
 
