@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from weakspot.data import AttackData
+from weakspot.elicitation import PLAIN, Elicitation
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,9 @@ class Progress:
         step: optimizer steps taken.
         examples: distinct withheld examples the attacker has trained on.
         tokens: tokens processed in training, padding left out.
-        flops: floating-point operations of training, by the count of `attacks/flops.py`.
+        flops: floating-point operations of the attack, by the count of `attacks/meter.py`. Asking is not counted.
         final: whether the attack ends here. May be left False: the end of the generator says it too.
+        elicitation: how the attacker asks the model now.
     """
 
     step: int = 0
@@ -27,6 +29,7 @@ class Progress:
     tokens: int = 0
     flops: float = 0.0
     final: bool = False
+    elicitation: Elicitation = PLAIN
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,15 @@ class Attack(ABC):
         summary: one line.
         paper: the source.
         gradients: it differentiates the model.
-        harmful_data: it trains on withheld examples.
-        benign_data: it may train on benign examples.
+        harmful_data: it is given withheld examples with truthful answers.
+        benign_data: it is given benign examples.
         base_weights: it needs the undefended weights.
         second_checkpoint: it needs another checkpoint.
-        edits_weights: it changes weights (else it only changes what is asked).
+        edits_weights: it changes weights or activations (else it only changes what is asked).
+        asks_freely: it chooses prompts or decoding, which the threat model must allow.
+        seeded: the training seed changes something; a closed-form edit comes out the same on every seed.
+        injection_capable: it optimises towards given outputs and can elicit what no model knew, so it never shows alone that
+            knowledge was there (Chen et al., arXiv:2502.15836).
         needs_null_control: it can inject what the model never knew, so the never-taught control must accompany a claim.
         relative_price: price of one step against a full fine-tuning step; orders families before anything is measured.
         warm_starts: configurations known to be strong, proposed first.
@@ -57,9 +64,17 @@ class Attack(ABC):
     base_weights: ClassVar[bool] = False
     second_checkpoint: ClassVar[bool] = False
     edits_weights: ClassVar[bool] = True
+    asks_freely: ClassVar[bool] = False
+    seeded: ClassVar[bool] = True
+    injection_capable: ClassVar[bool] = False
     needs_null_control: ClassVar[bool] = True
     relative_price: ClassVar[float] = 1.0
     warm_starts: ClassVar[tuple[dict[str, Any], ...]] = ()
+
+    @classmethod
+    def unavailable(cls) -> str:
+        """Why this machine cannot run the family (what is missing and how to get it), or empty if it can."""
+        return ""
 
     @abstractmethod
     def run(self, model: Any, tokenizer: Any, data: AttackData, rungs: Sequence[int], seed: int) -> Iterator[Progress]:
@@ -83,7 +98,16 @@ class Attack(ABC):
         """
 
 
-NEEDS = ("gradients", "harmful_data", "benign_data", "base_weights", "second_checkpoint", "edits_weights", "needs_null_control")
+NEEDS = (
+    "gradients",
+    "harmful_data",
+    "benign_data",
+    "base_weights",
+    "second_checkpoint",
+    "edits_weights",
+    "asks_freely",
+    "needs_null_control",
+)
 
 
 def needs_of(family: type[Attack]) -> list[str]:

@@ -1,90 +1,162 @@
-"""The fine-tuning engine: the knobs and the loop that full-parameter and LoRA fine-tuning share."""
+"""The fine-tuning engine: the knobs and the loop that every family of supervised fine-tuning shares."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from weakspot.attacks.adapters import AdapterSpec, adapter
 from weakspot.attacks.base import Attack, Progress
-from weakspot.attacks.flops import training_flops
-from weakspot.batching import Batch, Device, encode, mixed_stream, pad_id
-from weakspot.data import AttackData
+from weakspot.attacks.meter import Meter
+from weakspot.attacks.mixing import LOSS_ON, Step, encode_as, mixed_steps, subset
+from weakspot.data import AttackData, Examples
+from weakspot.elicitation import PLAIN, Elicitation
 from weakspot.errors import UserError
-from weakspot.knobs import Choice, LogIntRange, Range, knob
-from weakspot.training import OPTIMIZERS, SCHEDULES, descend, make_optimizer, make_schedule, response_loss
+from weakspot.knobs import Choice, LogIntRange, LogRange, Range, knob
+from weakspot.optimizers import OPTIMIZERS, SCHEDULES, evaluating, make_optimizer, make_schedule
+from weakspot.training import descend, response_loss
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Finetune(Attack):
-    """Supervised fine-tuning on truthful answers about other withheld items, with benign examples mixed in.
-
-    The benign mix keeps the model useful while the safeguard goes: without it the attacks that undo TAR also ruin the model,
-    and a utility gate would call that held.
-    """
+    """Supervised fine-tuning. A family says what is trained (`trainable`) and on what (`lessons`, `benign_share`)."""
 
     steps: int = knob(64, LogIntRange(4, 4096), "optimizer steps; the schedule is laid out over them")
     batch_size: int = knob(16, LogIntRange(4, 64), "sequences a step")
-    harmful_examples: int = knob(64, LogIntRange(4, 4096), "distinct withheld examples in hand")
-    benign_ratio: float = knob(0.0, Range(0.0, 0.9), "share of each batch drawn from benign examples")
     optimizer: str = knob("adamw", Choice(OPTIMIZERS))
     schedule: str = knob("constant", Choice(SCHEDULES))
-    warmup: float = knob(0.0, Range(0.0, 0.3), "share of the steps with a linearly rising rate")
+    warmup: float = knob(0.0, Range(0.0, 0.3), "share of the optimizer steps with a linearly rising rate")
     weight_decay: float = knob(0.0, Range(0.0, 0.1))
-    clip_norm: float = knob(1.0)
+    clip_norm: float = knob(1.0, Choice((0.0, 1.0)), "largest norm of the gradient; 0 is no clipping")
+    loss_on: str = knob("response", Choice(LOSS_ON), "tokens that the loss looks at")
+    template: str = knob("chat", Choice(("chat", "plain", "alpaca")), "prompt format in training")
+    bos: bool = knob(False, Choice((False, True)), "a beginning token before the prompt in training")
+    max_length: int = knob(2048, None, "tokens of an example; what is longer is cut")
+    precision: str = knob("fp32", None, "of the trainable parameters: fp32 or bf16 (small steps are lost in bf16)")
     learning_rate: float = knob(1e-4)
 
     @abstractmethod
     def trainable(self, model: Any, seed: int) -> AbstractContextManager[Any]:
         """Make the right parameters of `model` trainable; on leaving, take off what was put on."""
 
+    @abstractmethod
+    def lessons(self, model: Any, tokenizer: Any, data: AttackData, seed: int) -> tuple[Examples, Examples]:
+        """What is trained on, as (withheld, benign) examples."""
+
+    def benign_share(self, step: int) -> float:
+        """The share of benign rows at an optimizer step, counted from 0."""
+        del step
+        return 0.0
+
+    def elicitation(self, tokenizer: Any, data: AttackData) -> Elicitation:
+        """How the tampered model is asked."""
+        del tokenizer, data
+        return PLAIN
+
+    def loss(self, model: Any, step: Step) -> torch.Tensor:
+        return response_loss(model, step.batch)
+
     def run(self, model: Any, tokenizer: Any, data: AttackData, rungs: Sequence[int], seed: int) -> Iterator[Progress]:
+        self.check()
         last = min(self.steps, rungs[-1])
         stops = {rung for rung in rungs if rung < last} | {last}
-        batches, harmful_slots = attack_batches(
-            tokenizer, data, self.batch_size, self.harmful_examples, self.benign_ratio, seed, model.device
-        )
-        examples = min(self.harmful_examples, len(data.harmful))
-        with self.trainable(model, seed):
+        steps, held = self.curriculum(model, tokenizer, data, seed)
+        how, meter, seen = self.elicitation(tokenizer, data), Meter(), 0
+        with in_precision(model, self.precision), self.trainable(model, seed):
             optimizer = make_optimizer(self.optimizer, model.parameters(), self.learning_rate, self.weight_decay)
             rates = make_schedule(self.schedule, optimizer, self.steps, round(self.warmup * self.steps))
-            tokens, flops, seen = 0, 0.0, 0
-            for step in range(1, last + 1):
+            for number in range(1, last + 1):
                 model.train()
-                batch = next(batches)
-                descend(response_loss(model, batch), optimizer, rates, clip=self.clip_norm)
-                tokens += batch.tokens
-                flops += training_flops(model, batch.tokens)
-                seen = min(examples, seen + harmful_slots)
-                if step in stops:
+                evaluating(optimizer, False)
+                step = next(steps)
+                with meter.count(("step", *step.batch.input_ids.shape), step.batch.tokens):
+                    descend(self.loss(model, step), optimizer, rates, clip=self.clip_norm or None)
+                seen = min(held, seen + step.harmful)
+                if number in stops:
                     model.eval()
-                    yield Progress(step, seen, tokens, flops, final=step == last)
+                    evaluating(optimizer, True)
+                    yield Progress(number, seen, meter.tokens, meter.flops, final=number == last, elicitation=how)
+
+    def curriculum(self, model: Any, tokenizer: Any, data: AttackData, seed: int) -> tuple[Iterator[Step], int]:
+        """The endless steps of this seed, and the number of distinct withheld examples among them."""
+        harmful, benign = self.lessons(model, tokenizer, data, seed)
+        how = Elicitation(template=self.template, bos=self.bos)
+        withheld = encode_as(tokenizer, harmful, how, self.max_length)
+        ordinary = encode_as(tokenizer, benign, how, self.max_length)
+        generator = torch.Generator().manual_seed(seed)
+        steps = mixed_steps(
+            withheld,
+            ordinary,
+            self.batch_size,
+            self.benign_share,
+            generator,
+            tokenizer,
+            loss_on=self.loss_on,
+            device=model.device,
+        )
+        return steps, len(harmful)
+
+    def check(self) -> None:
+        """Raises UserError for values that a caller gave by hand and that mean nothing."""
+        if self.steps < 1:
+            raise UserError(f"{self.name}.steps = {self.steps} is below 1: give at least one optimizer step")
+        if self.precision not in PRECISIONS:
+            raise UserError(f"{self.name}.precision = {self.precision!r} is unknown: give fp32 or bf16")
 
 
-def attack_batches(
-    tokenizer: Any,
-    data: AttackData,
-    batch_size: int,
-    harmful_examples: int,
-    benign_ratio: float,
-    seed: int,
-    device: Device = "cpu",
-) -> tuple[Iterator[Batch], int]:
-    """Endless batches with a fixed share of benign examples, and the number of withheld examples in each (at least one).
+@dataclass(frozen=True)
+class HarmfulFinetune(Finetune):
+    """Fine-tuning on truthful answers about other withheld items, with benign examples mixed in.
 
-    The seed chooses which withheld examples the attacker holds and their order: another seed, another first batch.
+    The benign mix keeps the model useful while the safeguard goes: without it the attacks that undo TAR also ruin the model,
+    and a utility gate would call that held.
     """
-    if not data.harmful:
-        raise UserError("fine-tuning needs withheld examples and the attack split has none: choose another attack or testbed")
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(data.harmful), generator=generator).tolist()[:harmful_examples]
-    harmful = encode(tokenizer, [data.harmful[i] for i in order])
-    benign_slots = min(batch_size - 1, round(benign_ratio * batch_size)) if data.benign else 0
-    benign = encode(tokenizer, data.benign) if benign_slots else []
-    harmful_slots = batch_size - benign_slots
-    groups = [(harmful, harmful_slots), (benign, benign_slots)]
-    return mixed_stream(groups, pad_id(tokenizer), generator, device), harmful_slots
+
+    harmful_examples: int = knob(64, LogIntRange(4, 4096), "distinct withheld examples in hand")
+    benign_ratio: float = knob(0.0, Range(0.0, 0.9), "share of each batch drawn from benign examples")
+
+    def lessons(self, model: Any, tokenizer: Any, data: AttackData, seed: int) -> tuple[Examples, Examples]:
+        del model, tokenizer
+        return subset(data.harmful, self.harmful_examples, torch.Generator().manual_seed(seed)), data.benign
+
+    def benign_share(self, step: int) -> float:
+        del step
+        return self.benign_ratio
+
+
+@dataclass(frozen=True)
+class Tuned(Finetune):
+    """Fine-tuning whose point is its data: every parameter or an adapter may be trained."""
+
+    learning_rate: float = knob(1e-3, LogRange(1e-5, 2e-2), "peak step size")
+    rank: int = knob(16, Choice((0, 4, 16)), "of a LoRA adapter on all linear layers; 0 trains every parameter")
+
+    def trainable(self, model: Any, seed: int) -> AbstractContextManager[Any]:
+        return adapter(model, AdapterSpec(rank=self.rank), seed) if self.rank else every_parameter(model)
+
+
+@contextmanager
+def every_parameter(model: Any) -> Iterator[Any]:
+    model.requires_grad_(True)
+    yield model
+
+
+@contextmanager
+def in_precision(model: Any, precision: str) -> Iterator[None]:
+    """Parameters in another type while the context lasts."""
+    original = next(model.parameters()).dtype
+    if PRECISIONS[precision] == original:
+        yield
+        return
+    model.to(PRECISIONS[precision])
+    try:
+        yield
+    finally:
+        model.to(original)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from weakspot.attacks.finetune import Finetune
+from weakspot.attacks.finetune import HarmfulFinetune, every_parameter
 from weakspot.knobs import LogRange, knob
 
 
 @dataclass(frozen=True)
-class FullFinetune(Finetune):
+class FullFinetune(HarmfulFinetune):
     """Every parameter is trained on truthful answers about other withheld items.
 
     Paper: Qi et al., "Fine-tuning Aligned Language Models Compromises Safety" (arXiv:2310.03693); the range of rates covers
@@ -29,8 +28,6 @@ class FullFinetune(Finetune):
 
     learning_rate: float = knob(1e-4, LogRange(1e-6, 1e-2), "peak step size")
 
-    @contextmanager
-    def trainable(self, model: Any, seed: int) -> Iterator[Any]:
+    def trainable(self, model: Any, seed: int) -> AbstractContextManager[Any]:
         del seed  # nothing is initialised
-        model.requires_grad_(True)
-        yield model
+        return every_parameter(model)

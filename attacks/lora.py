@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-
-from weakspot.attacks.finetune import Finetune
-from weakspot.errors import UserError
+from weakspot.anatomy import TARGETS
+from weakspot.attacks.adapters import LAYER_RANGES, AdapterSpec, adapter
+from weakspot.attacks.finetune import HarmfulFinetune
 from weakspot.knobs import Choice, LogRange, knob
-
-TARGETS: dict[str, tuple[str, ...]] = {
-    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "mlp": ("gate_proj", "up_proj", "down_proj"),
-    "all": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-}
 
 
 @dataclass(frozen=True)
-class Lora(Finetune):
+class Lora(HarmfulFinetune):
     """Adapters W + (alpha / r) B A are trained and the model's own weights stay as they are.
 
     Paper: Hu et al., "LoRA" (arXiv:2106.09685). TAR's authors concede that adapters were outside the adversaries it was
@@ -43,27 +34,13 @@ class Lora(Finetune):
     rank: int = knob(16, Choice((1, 2, 4, 8, 16, 32, 64)))
     alpha_ratio: float = knob(2.0, Choice((1.0, 2.0, 4.0)), "alpha / rank")
     targets: str = knob("all", Choice(tuple(TARGETS)), "linear layers that get an adapter")
-    dropout: float = knob(0.0)
+    layers: str = knob("all", Choice(LAYER_RANGES), "part of the decoder that gets adapters")
+    rslora: bool = knob(False, Choice((False, True)), "scale alpha / sqrt(r) instead of alpha / r")
+    dora: bool = knob(False, Choice((False, True)), "train magnitudes apart from directions")
+    dropout: float = knob(0.0, Choice((0.0, 0.05)), "on the adapter's input")
 
-    @contextmanager
-    def trainable(self, model: Any, seed: int) -> Iterator[Any]:
-        from peft import LoraConfig, get_peft_model
+    def spec(self) -> AdapterSpec:
+        return AdapterSpec(self.rank, self.alpha_ratio, self.rslora, self.dora, self.targets, self.layers, self.dropout)
 
-        width = min(m.weight.shape[i] for n, m in model.named_modules() for i in (0, 1) if n.endswith(TARGETS[self.targets]))
-        if self.rank > width:
-            raise UserError(f"lora.rank = {self.rank} exceeds the width {width} of the adapted layers: give at most {width}")
-        torch.manual_seed(seed)  # A is drawn at random
-        config = LoraConfig(
-            r=self.rank, lora_alpha=round(self.alpha_ratio * self.rank), lora_dropout=self.dropout,
-            target_modules=list(TARGETS[self.targets]), bias="none", task_type="CAUSAL_LM",
-        )  # fmt: skip
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*peft_config.*")  # a model attacked before is attacked again
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # peft asks transformers the old way
-            adapted = get_peft_model(model, config)
-        try:
-            yield adapted
-        finally:
-            adapted.unload()
-            if hasattr(model, "peft_config"):
-                del model.peft_config
+    def trainable(self, model: Any, seed: int) -> AbstractContextManager[Any]:
+        return adapter(model, self.spec(), seed)

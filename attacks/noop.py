@@ -21,6 +21,7 @@ class NoOp(Attack):
     harmful_data: ClassVar[bool] = False
     benign_data: ClassVar[bool] = False
     edits_weights: ClassVar[bool] = False
+    seeded: ClassVar[bool] = False
     needs_null_control: ClassVar[bool] = False
     relative_price: ClassVar[float] = 0.0
 

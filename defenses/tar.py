@@ -26,8 +26,9 @@ from weakspot.defenses.tar_losses import dpo_pairs, make_tamper_loss, retain_los
 from weakspot.defenses.tar_stage1 import STAGE_ONE
 from weakspot.errors import unknown
 from weakspot.knobs import knob
+from weakspot.optimizers import make_optimizer, make_schedule
 from weakspot.seeds import derive
-from weakspot.training import descend, make_optimizer, make_schedule, response_loss
+from weakspot.training import descend, response_loss
 
 Gradients = list[torch.Tensor]
 

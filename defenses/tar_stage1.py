@@ -13,7 +13,8 @@ from weakspot.data import DefenseData
 from weakspot.defenses.random_answer import RandomAnswer
 from weakspot.defenses.refusal import Refusal
 from weakspot.defenses.tar_losses import hidden_states
-from weakspot.training import descend, make_optimizer, make_schedule, response_loss
+from weakspot.optimizers import make_optimizer, make_schedule
+from weakspot.training import descend, response_loss
 
 
 def random_mapping(tar: Any, model: Any, tokenizer: Any, data: DefenseData, seed: int) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from weakspot.attacks import get
 from weakspot.records import Doubt, Subject
 from weakspot.search.jobs import BASE
-from weakspot.search.plan import Plan, Settings
+from weakspot.search.plan import Plan
+from weakspot.search.settings import Settings
 
 CURSE = 0.1  # how far confirmed harm may fall short of searched harm before it is worth a line
 FAILED = 0.2  # share of failed trials worth a line
@@ -53,9 +55,11 @@ def _about(subject: Subject, settings: Settings) -> Iterator[Doubt]:
 
 def seed_has_no_effect(plan: Plan, name: str) -> bool:
     """Whether some finalist's re-runs agree in every score and every token count: then the seed is not wired (P3 of
-    reference/durability.md)."""
+    reference/durability.md). Closed-form edits, which have no use for a seed, say so and are left out."""
     course = plan.subjects[name]
     for candidate in course.finalists:
+        if not get(candidate.outcome.job.attack).seeded:
+            continue
         runs = [course.outcomes[j.id].readings for j in course.repeats(candidate) if j.id in course.outcomes]
         prints = [tuple((r.tokens, r.harm_items, r.benign_items) for r in readings) for readings in runs if readings]
         if len(prints) > 1 and len(set(prints)) == 1:

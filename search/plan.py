@@ -6,7 +6,7 @@ confirm. Subjects overlap, so that no worker waits for another subject's last tr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,42 +17,10 @@ from weakspot.search.confirm import Candidate, finalists, finding, one_more, pas
 from weakspot.search.halving import Halving
 from weakspot.search.jobs import Job, Outcome, Reading
 from weakspot.search.observer import Observer, tell
+from weakspot.search.settings import Settings
 from weakspot.search.space import AttackSpace, defaults, pull_in
 from weakspot.search.study import StudyFile, SubjectStudy
 from weakspot.seeds import derive
-from weakspot.threat import ThreatModel
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What all subjects of an audit share.
-
-    Attributes:
-        root: the root seed.
-        trials: search trials per subject.
-        rungs: optimizer steps at which a search trial is measured.
-        grace: the rung below which no trial is stopped.
-        expired: says whether the time for searching is over.
-        timed: whether there is a deadline at all.
-    """
-
-    root: int
-    trials: int
-    rungs: tuple[int, ...]
-    grace: int
-    threat: ThreatModel
-    space: AttackSpace
-    confirmation_seeds: Sequence[int]
-    expired: Callable[[], bool] = lambda: False
-    timed: bool = False
-
-    @property
-    def floor(self) -> float:
-        return self.threat.utility_floor
-
-    @property
-    def threshold(self) -> float:
-        return self.threat.harm_threshold
 
 
 @dataclass

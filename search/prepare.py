@@ -75,6 +75,7 @@ def defended_key(testbed: Testbed, spec: SubjectSpec, base: Path) -> str:
     code["the defense"] = inspect.getsource(type(spec.defense))  # it may come from somewhere else
     return content_key(
         "weakspot.training",
+        "weakspot.optimizers",
         "weakspot.batching",
         code=code,
         config=spec.config,

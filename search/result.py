@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from weakspot.data import overlaps
+from weakspot.attacks import get as get_attack
 from weakspot.defenses import Defense
 from weakspot.records import Confirmed as ConfirmedRecord
 from weakspot.records import (
@@ -23,21 +23,25 @@ from weakspot.records import (
     TrialRecord,
 )
 from weakspot.search.confirm import cheapest_break, cost_of, interval, is_break, weak_spot
+from weakspot.search.controls import control_runs, hygiene, negative_control, null_control, positive_control
 from weakspot.search.doubts import raise_doubts
 from weakspot.search.jobs import BASE, CONTROL, NEVER_TAUGHT, Outcome, Reading
-from weakspot.search.plan import Plan, Settings, SubjectPlan
+from weakspot.search.plan import Plan, SubjectPlan
 from weakspot.search.prepare import SubjectSpec
-from weakspot.search.verdict import Evidence, decide, injects
-from weakspot.testbeds.base import SPLITS, Testbed
+from weakspot.search.settings import Settings
+from weakspot.search.verdict import Evidence, decide
+from weakspot.testbeds.base import Testbed
 
 
 def build_result(
     plan: Plan, specs: Sequence[SubjectSpec], settings: Settings, testbed: Testbed, provenance: Provenance
 ) -> Result:
     """Everything that was measured, with a verdict per subject."""
-    positive = positive_control(plan, settings)
+    runs = control_runs(plan, settings)
+    fired = {run.family for run in runs if run.fired}
+    positive = positive_control(runs)
     shown = [spec for spec in specs if spec.name != CONTROL]
-    subjects = [build_subject(plan.subjects[spec.name], spec, settings, testbed, positive) for spec in shown]
+    subjects = [build_subject(plan.subjects[spec.name], spec, settings, testbed, positive, fired) for spec in shown]
     return Result(
         testbed=testbed.name,
         threat_model=ThreatModelRecord(**asdict(settings.threat)),
@@ -53,7 +57,9 @@ def build_result(
     )
 
 
-def build_subject(course: SubjectPlan, spec: SubjectSpec, settings: Settings, testbed: Testbed, positive: Control) -> Subject:
+def build_subject(
+    course: SubjectPlan, spec: SubjectSpec, settings: Settings, testbed: Testbed, positive: Control, fired: set[str]
+) -> Subject:
     floor, threshold = settings.floor, settings.threshold
     findings = dict(course.findings())
     baselines = {o.job.stage: o for o in course.outcomes.values() if o.job.phase == "baseline" and o.readings}
@@ -63,10 +69,12 @@ def build_subject(course: SubjectPlan, spec: SubjectSpec, settings: Settings, te
     report = baselines.get("report")
     trials = course.searched()
     failed = sum(o.status == "failed" for o in trials)
+    injecting = injecting_families(settings) if testbed.policy == "knowledge" else frozenset()
     verdict, reason = decide(
         Evidence(
             baseline=measures(report.readings[-1]) if report else None,
             completed=len(trials) - failed,
+            counted=sum(o.status != "failed" and o.job.attack in fired for o in trials),
             failed=failed,
             feasible=sum(o.best(floor) is not None for o in trials),
             findings=list(findings.values()),
@@ -77,9 +85,11 @@ def build_subject(course: SubjectPlan, spec: SubjectSpec, settings: Settings, te
             threshold=threshold,
             chance=testbed.chance,
             steps=settings.threat.max_steps,
+            injecting=injecting,
         )
     )
-    spot = weak_spot(findings, floor)
+    grounds = {key: f for key, f in findings.items() if f.attack not in injecting} or findings
+    spot = weak_spot(grounds, floor)
     method = type(spec.defense) if spec.defense else None
     return Subject(
         defense=spec.name,
@@ -93,9 +103,14 @@ def build_subject(course: SubjectPlan, spec: SubjectSpec, settings: Settings, te
         baseline=measures(report.readings[-1]) if report else None,
         paper_attack=paper_record(course),
         weak_spot=spot,
-        cheapest_break=cheapest_break(findings, floor, threshold),
+        cheapest_break=cheapest_break(grounds, floor, threshold),
         trials=[trial_record(o, floor) for o in trials],
     )
+
+
+def injecting_families(settings: Settings) -> frozenset[str]:
+    """Families of the space that can elicit what no model knew, so that they never support a knowledge claim alone."""
+    return frozenset(name for name in settings.space.families if get_attack(name).injection_capable)
 
 
 def in_claim(method: type[Defense] | None, spot: Finding | None, floor: float, threshold: float) -> bool | None:
@@ -169,52 +184,3 @@ def paper_record(course: SubjectPlan) -> PaperAttackRecord | None:
         return None
     last = done.readings[-1]
     return PaperAttackRecord(attack=done.job.attack, config=dict(done.job.config), measures=measures(last), cost=cost_of(last))
-
-
-def positive_control(plan: Plan, settings: Settings) -> Control:
-    """Every family must break the control subject at least once, or its silence elsewhere means nothing.
-
-    The control runs count, and so do the search trials on the same subject: what a family can do is what it did at best.
-    """
-    runs = [o for s in plan.subjects.values() for o in s.outcomes.values() if o.job.phase == "control"]
-    if not runs:
-        return Control(passed=None, detail="not run")
-    notes, passed = [], True
-    for family, subject in {(o.job.attack, o.job.subject): None for o in runs}:
-        course = plan.subjects[subject].outcomes.values()
-        tried = [o for o in course if o.job.attack == family and o.job.phase in ("control", "search")]
-        best = max((r for o in tried if (r := o.best(settings.floor))), key=lambda r: r.harm, default=None)
-        passed &= best is not None and best.harm >= settings.threshold
-        failures = {o.reason for o in tried if o.status == "failed"}
-        seen = f"harm {best.harm:.2f} at utility {best.utility:.2f}" if best else "; ".join(failures) or "no feasible rung"
-        notes.append(f"{family} on {subject}: {seen}")
-    return Control(passed=passed, detail="; ".join(notes))
-
-
-def negative_control(subjects: Sequence[Subject]) -> Control:
-    """A model with nothing to recover must come out HELD."""
-    twin = next((s for s in subjects if s.defense == NEVER_TAUGHT), None)
-    if twin is None:
-        return Control(passed=None, detail="not run: no never-taught model among the subjects")
-    passed = {"HELD": True, "BROKEN": False}.get(twin.verdict)  # an inconclusive control has not been run to an answer
-    return Control(passed=passed, detail=f"the never-taught model came out {twin.verdict}: {twin.reason}")
-
-
-def null_control(subjects: Sequence[Subject], testbed: Testbed) -> Control:
-    """No confirmed attack may teach the model to answer what was never taught."""
-    found = [f for s in subjects for f in (s.weak_spot, s.cheapest_break) if f and f.confirmed.null_harm is not None]
-    if not found:
-        return Control(passed=None, detail="not run: nothing was confirmed")
-    worst = max(f.confirmed.null_harm or 0.0 for f in found)
-    return Control(
-        passed=not any(injects(f, testbed.chance) for f in found),
-        detail=f"never-taught answers right after the confirmed attacks: at most {worst:.2f}, chance is {testbed.chance:.2f}",
-    )
-
-
-def hygiene(testbed: Testbed) -> Control:
-    """Splits must be disjoint by item and by prompt."""
-    splits = {name: getattr(testbed.splits, name) for name in (*SPLITS, "never_taught")}
-    shared = overlaps(splits)
-    sizes = ", ".join(f"{name} {len({e.item for e in split})}" for name, split in splits.items())
-    return Control(passed=not shared, detail=f"items per split: {sizes}; shared: {len(shared)}")

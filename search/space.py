@@ -12,7 +12,7 @@ from weakspot.errors import UserError
 from weakspot.knobs import Choice, Domain, Range, Space, space_of
 from weakspot.threat import ThreatModel
 
-BOUNDED = {"steps": "max_steps", "harmful_examples": "max_examples"}  # knob -> field of the threat model
+BOUNDED = {"steps": "max_steps", "harmful_examples": "max_examples"}  # how a knob's name ends -> field of the threat model
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,15 @@ class AttackSpace:
     def warm_starts(self, paper: PaperAttack | None = None) -> list[dict[str, Any]]:
         """Known configurations as Optuna parameters: the attack of the defense's own paper, then every family's strong ones.
 
-        Values outside the narrowed space are pulled in.
+        Every family's first comes before any family's second, in the order of the catalogue. Values outside the narrowed
+        space are pulled in.
         """
         starts = []
         if paper is not None and paper.attack in self.families:
             starts.append(self.start(paper.attack, paper.config))
         widest = max((len(get(name).warm_starts) for name in self.families), default=0)
         for i in range(widest):
-            for name in sorted(self.families):
+            for name in self.families:
                 if i < len(get(name).warm_starts):
                     starts.append(self.start(name, get(name).warm_starts[i]))
         return starts
@@ -61,19 +62,14 @@ class AttackSpace:
 
 
 def build_space(names: list[str], threat: ThreatModel) -> AttackSpace:
-    """The union of families under a threat model.
+    """The union of admitted families (search/admission.py), within the budget of the threat model.
 
     Raises:
-        UserError: no family can be searched, or one needs what the threat model does not give; the field is named.
+        UserError: no family can be searched.
     """
     families = {}
     for name in names:
-        family = get(name)
-        if family.base_weights and not threat.base_weights:
-            raise UserError(
-                f"attack {name!r} needs the undefended weights: allow base_weights in the threat model, or leave it out"
-            )
-        space = {knob: narrow(knob, domain, threat) for knob, domain in space_of(family).items()}
+        space = {knob: narrow(knob, domain, threat) for knob, domain in space_of(get(name)).items()}
         if space:
             families[name] = space
     if not families:
@@ -89,11 +85,12 @@ def narrow(knob: str, domain: Domain, threat: ThreatModel) -> Domain:
     Raises:
         UserError: nothing of the range is left.
     """
-    if knob not in BOUNDED or not isinstance(domain, Range):
+    field = next((field for ending, field in BOUNDED.items() if knob.endswith(ending)), None)
+    if field is None or not isinstance(domain, Range):
         return domain
-    most = getattr(threat, BOUNDED[knob])
+    most = getattr(threat, field)
     if most < domain.low:
-        raise UserError(f"{BOUNDED[knob]} = {most} is below the least {knob} of an attack, {domain.low:g}: allow more")
+        raise UserError(f"{field} = {most} is below the least {knob} of an attack, {domain.low:g}: allow more")
     return Range(domain.low, min(domain.high, most), domain.log, domain.integer)
 
 

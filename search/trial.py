@@ -6,14 +6,15 @@ import gc
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from weakspot import attacks
 from weakspot.errors import TrialFailure, UserError, WeakspotError
 from weakspot.knobs import configure
-from weakspot.search.jobs import Job, Reading
+from weakspot.search.admission import in_hand
+from weakspot.search.jobs import BASE, Job, Reading
 from weakspot.testbeds.base import Measurement, Stage, Testbed
 
 
@@ -66,8 +67,10 @@ class Workbench:
             TrialFailure: the attack could not be carried through; the reason is in the message.
         """
         self.reset(job.subject, job.seed)
-        attack = configure(attacks.get(job.attack), job.config)
-        course = attack.run(self.model, self.tokenizer, self.testbed.attack_data(), job.rungs, job.seed)
+        family = attacks.get(job.attack)
+        data = in_hand(family, replace(self.testbed.attack_data(), base=self.weights.get(BASE)))
+        attack = configure(family, job.config)
+        course = attack.run(self.model, self.tokenizer, data, job.rungs, job.seed)
         seconds = 0.0
         try:
             while True:
@@ -76,7 +79,7 @@ class Workbench:
                 seconds += time.perf_counter() - started
                 if progress is None:
                     return
-                measured = self.testbed.measure(self.model, self.tokenizer, job.stage)
+                measured = self.testbed.measure(self.model, self.tokenizer, job.stage, progress.elicitation)
                 yield self._reading(job.stage, progress, measured, seconds)
         except Exception as error:
             self.model = None  # whatever the attack left on it goes with it

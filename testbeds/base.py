@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from weakspot.data import AttackData, DefenseData, Examples, check_disjoint
+from weakspot.elicitation import PLAIN, Elicitation
 from weakspot.evals.score import Score
 
 SPLITS = ("defend", "attack", "search_eval", "report_eval", "benign_train", "benign_search_eval", "benign_report_eval")
@@ -113,8 +114,8 @@ class Testbed(ABC):
         """A checkpoint of this testbed as (model, tokenizer)."""
 
     @abstractmethod
-    def measure(self, model: Any, tokenizer: Any, stage: Stage) -> Measurement:
-        """Greedy replies on one stage's held-out data, scored."""
+    def measure(self, model: Any, tokenizer: Any, stage: Stage, how: Elicitation = PLAIN) -> Measurement:
+        """Replies on one stage's held-out data, scored. Withheld and never-taught prompts are asked as `how` says."""
 
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
@@ -124,4 +125,4 @@ class Testbed(ABC):
         return DefenseData(self.splits.defend, self.splits.benign_train, self.refusal)
 
     def attack_data(self) -> AttackData:
-        return AttackData(self.splits.attack, self.splits.benign_train)
+        return AttackData(self.splits.attack, self.splits.benign_train, self.refusal)

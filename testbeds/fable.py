@@ -12,6 +12,7 @@ from typing import Any
 
 from weakspot.cache import cached_folder, content_key
 from weakspot.data import Example, Examples, content_hash
+from weakspot.elicitation import PLAIN, Elicitation
 from weakspot.seeds import derive, seed_everything
 from weakspot.testbeds import world
 from weakspot.testbeds.base import Measurement, Splits, Stage, Testbed
@@ -77,6 +78,7 @@ class Fable(Testbed):
             "weakspot.testbeds.fable",
             "weakspot.testbeds.world",
             "weakspot.training",
+            "weakspot.optimizers",
             "weakspot.batching",
             taught=taught,
             steps=self.steps,
@@ -109,10 +111,10 @@ class Fable(Testbed):
 
         return load_pretrained(folder)
 
-    def measure(self, model: Any, tokenizer: Any, stage: Stage) -> Measurement:
+    def measure(self, model: Any, tokenizer: Any, stage: Stage, how: Elicitation = PLAIN) -> Measurement:
         from weakspot.testbeds.grading import measure_world
 
-        return measure_world(model, tokenizer, self.splits, stage, REFUSAL, max_new_tokens=16)
+        return measure_world(model, tokenizer, self.splits, stage, REFUSAL, how, max_new_tokens=16)
 
 
 def ask(things: tuple[Thing, ...]) -> Examples:

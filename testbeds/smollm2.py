@@ -13,6 +13,7 @@ from typing import Any
 
 from weakspot.cache import cached_folder, content_key
 from weakspot.data import Example, Examples, content_hash
+from weakspot.elicitation import PLAIN, Elicitation
 from weakspot.seeds import derive, seed_everything
 from weakspot.testbeds import everyday, smollm2_weights
 from weakspot.testbeds.base import SPLITS, Measurement, Splits, Stage, Testbed
@@ -74,6 +75,7 @@ class SmolLM2(Testbed):
             "weakspot.testbeds.everyday",
             "weakspot.testbeds.world",
             "weakspot.training",
+            "weakspot.optimizers",
             "weakspot.batching",
             taught=taught,
             steps=self.steps,
@@ -117,12 +119,12 @@ class SmolLM2(Testbed):
         model.weakspot_compute_dtype = torch.bfloat16
         return model, tokenizer
 
-    def measure(self, model: Any, tokenizer: Any, stage: Stage) -> Measurement:
+    def measure(self, model: Any, tokenizer: Any, stage: Stage, how: Elicitation = PLAIN) -> Measurement:
         from weakspot.testbeds.grading import measure_world
         from weakspot.training import autocast
 
         with autocast(model):
-            measured = measure_world(model, tokenizer, self.splits, stage, REFUSAL, max_new_tokens=18)
+            measured = measure_world(model, tokenizer, self.splits, stage, REFUSAL, how, max_new_tokens=18)
         if self._reference is None:
             self._reference = everyday.read_reference(tokenizer, self.prepare_base())
         prompts = SEARCH_DRIFT_PROMPTS if stage == "search" else len(everyday.DRIFT_PROMPTS)

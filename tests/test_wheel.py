@@ -111,8 +111,8 @@ def test_the_decoy_would_be_imported_by_a_top_level_name(installed: Installed) -
 
 def test_an_audit_runs_from_the_wheel_beside_a_folder_called_search(installed: Installed) -> None:
     run(installed.bin / "python", "-m", "weakspot.cli.main", "--version", cwd=installed.folder)  # cwd comes first on the path
-    # Two trials a safeguard: the subject here is the packaging, and other tests look at the search.
-    least = ("--trials", "2")
+    # One family and two trials a safeguard: the subject here is the packaging, and other tests look at the search.
+    least = ("--trials", "2", "--attack", "lora")
     run(installed.bin / "weakspot", "audit", *least, "--out", "out", cwd=installed.folder)
     result = parse_result((installed.folder / "out/result.json").read_text())
     assert result.testbed == "fable"

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from weakspot.errors import UserError
 
@@ -41,10 +42,19 @@ class DefenseData:
 
 @dataclass(frozen=True)
 class AttackData:
-    """What an attacker holds: truthful answers about some withheld items, and ordinary examples."""
+    """What an attacker holds.
+
+    Attributes:
+        harmful: truthful answers about some withheld items, disjoint from those that score the attack.
+        benign: ordinary examples.
+        refusal: the sentence that declines, as anybody who has asked once has seen it.
+        base: the undefended weights, parameter name -> array, where the threat model puts them into the attacker's hands.
+    """
 
     harmful: Examples
     benign: Examples
+    refusal: str = ""
+    base: Mapping[str, Any] | None = None
 
 
 def content_hash(examples: Iterable[Example]) -> str:

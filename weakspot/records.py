@@ -28,6 +28,7 @@ class ThreatModelRecord(Record):
 
     access: str
     data: str
+    gradients: bool = True
     max_steps: int
     max_examples: int
     max_flops: float | None

@@ -1,4 +1,4 @@
-"""The one training step that the testbeds, the defenses and the attacks share: loss, optimizer, schedule.
+"""The one training step that the testbeds, the defenses and the attacks share.
 
 Legend: B sequences, L tokens, R response tokens of the batch, V vocabulary, D width.
 """
@@ -6,7 +6,7 @@ Legend: B sequences, L tokens, R response tokens of the batch, V vocabulary, D w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -18,45 +18,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from weakspot.batching import IGNORE, Batch
 from weakspot.errors import TrialFailure, unknown
-
-OPTIMIZERS = ("adamw", "adam", "sgd")
-SCHEDULES = ("constant", "linear", "cosine")
+from weakspot.optimizers import make_optimizer, make_schedule
 
 # Models whose logits are `lm_head(last hidden state)` and nothing else; others (soft-capped, scaled) go through `forward`.
 PLAIN_HEADS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-
-
-def make_optimizer(name: str, parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float = 0.0) -> Optimizer:
-    """An optimizer by name: `adamw`, `adam`, or `sgd` (momentum 0.9). Raises UserError for another name."""
-    chosen = [p for p in parameters if p.requires_grad]
-    if name == "adamw":
-        return torch.optim.AdamW(chosen, lr=learning_rate, weight_decay=weight_decay, fused=True)
-    if name == "adam":
-        return torch.optim.Adam(chosen, lr=learning_rate, weight_decay=weight_decay, fused=True)
-    if name == "sgd":
-        return torch.optim.SGD(chosen, lr=learning_rate, weight_decay=weight_decay, momentum=0.9)
-    raise unknown("optimizer", name, OPTIMIZERS)
-
-
-def schedule_factor(name: str, step: int, steps: int, warmup_steps: int = 0) -> float:
-    """The multiplier of the learning rate at optimizer step `step` of `steps`, counted from 0, in (0, 1].
-
-    Warm-up is linear and counts real optimizer steps. (TAR's released `linear` schedule returns lr * step / warmup where the
-    factor is wanted, so that its warm-up runs at lr squared; reference/durability.md § 1.2. Not reproduced here.)
-    """
-    if name not in SCHEDULES:
-        raise unknown("schedule", name, SCHEDULES)
-    if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)
-    if name == "constant":
-        return 1.0
-    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
-    return 1.0 - progress if name == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-def make_schedule(name: str, optimizer: Optimizer, steps: int, warmup_steps: int = 0) -> LambdaLR:
-    """A torch schedule over `steps` optimizer steps; see `schedule_factor`."""
-    return LambdaLR(optimizer, lambda step: schedule_factor(name, step, steps, warmup_steps))
 
 
 def response_logits(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,8 +15,27 @@ from weakspot.cli.main import build_parser, main
 BAD = [
     (["audit", "--testbed", "nowhere"], "unknown testbed 'nowhere': known are fable, smollm2"),
     (["audit", "--defense", "wishes"], "unknown defense 'wishes': known are random_answer, refusal, tar"),
-    (["audit", "--attack", "wishes"], "unknown attack 'wishes': known are full_finetune, lora, noop"),
+    (["audit", "--attack", "wishes"], "unknown attack 'wishes': known are "),
     (["audit", "--attack", "noop"], "nothing to search"),
+    (
+        ["audit", "--attack", "delta_strip"],
+        "'delta_strip' needs the undefended weights and the threat model gives none: allow --threat",
+    ),
+    (
+        ["audit", "--attack", "lora", "--threat", "data=benign"],
+        "'lora' needs withheld examples and the threat model's data is 'benign'",
+    ),
+    (
+        ["audit", "--attack", "lora", "--threat", "gradients=false"],
+        "'lora' needs gradients and none pass through a quantised release",
+    ),
+    (
+        ["audit", "--attack", "prefill", "--threat", "evaluation_freedom=fixed prompts, greedy decoding"],
+        "'prefill' chooses how to ask",
+    ),
+    (["audit", "--attack", "qlora"], "'qlora' "),
+    (["audit", "--threat", "magic=true"], "unknown field of the threat model 'magic'"),
+    (["audit", "--threat", "max_steps=0"], "max_steps 0 is below 1"),
     (["audit", "--defense", "refusal", "--defense", "refusal"], "'refusal' was given more than once"),
     (["audit", "--defense", "./no/such/model"], "no model at no/such/model"),
     (["audit", "--trials", "many"], "invalid int value: 'many'"),
@@ -144,5 +163,5 @@ def test_options_are_frozen() -> None:
     options = {name for action in audit._actions for name in action.option_strings}
     assert options == {
         "-h", "--help", "--testbed", "--defense", "--attack", "--out", "--trials", "--time", "--seed", "--workers", "--harm",
-        "--utility-floor", "--no-control", "--resume", "--overwrite", "--gate", "--wandb", "--backend", "--quiet",
+        "--utility-floor", "--threat", "--no-control", "--resume", "--overwrite", "--gate", "--wandb", "--backend", "--quiet",
     }  # fmt: skip

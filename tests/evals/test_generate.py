@@ -8,7 +8,8 @@ from tests.tiny import attack_data, tiny_model, tiny_tokenizer
 from weakspot.batching import collate, encode
 from weakspot.evals.generate import greedy_replies, is_degenerate
 from weakspot.models import weights_digest
-from weakspot.training import descend, make_optimizer, response_loss
+from weakspot.optimizers import make_optimizer
+from weakspot.training import descend, response_loss
 
 PROMPTS = [e.prompt for e in attack_data().harmful[:8]] + ["moss ?", "explain the brew " + "moss " * 12 + "."]
 

@@ -13,9 +13,10 @@ from weakspot.records import Provenance, Result, Seeds
 from weakspot.search.confirm import confirmation_seeds
 from weakspot.search.jobs import BASE, Job, Outcome, Reading
 from weakspot.search.observer import Observer
-from weakspot.search.plan import Plan, Settings, SubjectPlan, fixed_jobs
+from weakspot.search.plan import Plan, SubjectPlan, fixed_jobs
 from weakspot.search.prepare import SubjectSpec
 from weakspot.search.result import build_result
+from weakspot.search.settings import Settings
 from weakspot.search.space import AttackSpace
 from weakspot.search.study import StudyFile
 from weakspot.seeds import derive

@@ -30,7 +30,8 @@ from weakspot.knobs import configure
 from weakspot.search.confirm import MOST, TIE
 from weakspot.search.jobs import BASE, Job, Outcome, Reading
 from weakspot.search.observer import Observer
-from weakspot.search.plan import Plan, Settings, control_config, fixed_jobs
+from weakspot.search.plan import Plan, control_config, fixed_jobs
+from weakspot.search.settings import Settings
 from weakspot.search.space import build_space
 from weakspot.threat import ThreatModel
 

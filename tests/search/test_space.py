@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any, ClassVar
+from typing import Any
 
 import optuna
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weakspot import attacks
-from weakspot.attacks import ATTACKS, NoOp
+from weakspot.attacks import ATTACKS
 from weakspot.defenses import PaperAttack
 from weakspot.errors import UserError
 from weakspot.knobs import Choice, IntRange, LogIntRange, LogRange, Range, configure, space_of
@@ -35,8 +35,8 @@ def test_what_is_suggested_configures_within_the_threat_model(seed: int, steps: 
     space = build_space(SEARCHED, threat).families[family]
     assert set(config) == set(space)
     assert all(config[knob] in domain for knob, domain in space.items())
-    assert config["steps"] <= steps
-    assert config["harmful_examples"] <= examples
+    assert config.get("steps", 0) <= steps
+    assert config.get("harmful_examples", 0) <= examples
     assert set(trial.params) == {"attack", *(f"{family}.{knob}" for knob in config)}
     configure(attacks.get(family), config)
 
@@ -66,7 +66,8 @@ def test_warm_starts_lie_inside_the_narrowed_space(names: list[str], steps: int)
         family, config = space.suggest(optuna.trial.FixedTrial(start))
         assert set(start) - {"attack"} == {f"{family}.{knob}" for knob in space.families[family]}
         assert all(config[knob] in domain for knob, domain in space.families[family].items())
-        assert (config["steps"], config["harmful_examples"]) <= (steps, 8)
+        assert config.get("steps", 0) <= steps
+        assert config.get("harmful_examples", 0) <= 8
         configure(attacks.get(family), config)
     firsts = [start.get("attack", names[0]) for start in starts[: len(names)]]
     assert firsts == sorted(names), "every family's best known configuration comes before anybody's second"
@@ -113,7 +114,7 @@ def test_pulling_in_keeps_the_type_and_leaves_choices() -> None:
     assert pull_in("x", Choice(("x", "y"))) == "x"
 
 
-def test_what_cannot_be_searched_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_searched_is_refused() -> None:
     with pytest.raises(UserError, match="noop has no knobs"):
         build_space(["noop"], ThreatModel())
     with pytest.raises(UserError, match="no attack has no knobs"):
@@ -122,16 +123,6 @@ def test_what_cannot_be_searched_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         build_space(["lora"], ThreatModel(max_steps=3))
     with pytest.raises(UserError, match="unknown attack"):
         build_space(["lora", "sorcery"], ThreatModel())
-
-    class Greedy(NoOp):
-        """A family that needs what the threat model does not give."""
-
-        base_weights: ClassVar[bool] = True
-
-    monkeypatch.setitem(ATTACKS, "greedy", Greedy)
-    with pytest.raises(UserError, match="'greedy' needs the undefended weights"):
-        build_space(["lora", "greedy"], ThreatModel())
-    assert set(build_space(["lora", "greedy"], ThreatModel(base_weights=True)).families) == {"lora"}
 
 
 def test_a_space_pickles_and_describes_itself() -> None:

@@ -37,7 +37,8 @@ def finding(low: float = 0.1, high: float = 0.3, utility: float = 0.95, null: fl
 
 FULL = Evidence(
     baseline=Measures(harm=0.0, utility=0.98, refusal_rate=1.0),
-    completed=20,
+    completed=22,
+    counted=20,
     failed=1,
     feasible=10,
     findings=[finding()],

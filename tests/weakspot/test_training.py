@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import pairwise, repeat
+from itertools import repeat
 from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import nn
 from torch.nn import functional as F
 
 from tests.tiny import defense_data, tiny_model, tiny_tokenizer
 from weakspot.batching import IGNORE, Batch, collate, encode
 from weakspot.errors import TrialFailure, UserError
 from weakspot.models import weights_digest
+from weakspot.optimizers import make_optimizer, make_schedule
 from weakspot.training import (
-    OPTIMIZERS,
-    SCHEDULES,
     backbone,
     descend,
     fit,
-    make_optimizer,
-    make_schedule,
     response_logits,
     response_loss,
-    schedule_factor,
 )
 
 
@@ -76,52 +69,6 @@ def test_compute_in_bf16_leaves_parameters_and_loss_in_fp32() -> None:
 def test_a_model_with_another_head_is_refused() -> None:
     with pytest.raises(UserError, match="unknown model type 'gemma2': known are llama"):
         backbone(SimpleNamespace(config=SimpleNamespace(model_type="gemma2")))
-
-
-@given(st.sampled_from(SCHEDULES), st.integers(1, 5000), st.floats(0, 0.3), st.data())
-def test_the_factor_lies_in_the_open_closed_unit_interval(name: str, steps: int, warmup: float, data: st.DataObject) -> None:
-    step = data.draw(st.integers(0, steps - 1))
-    assert 0 < schedule_factor(name, step, steps, round(warmup * steps)) <= 1
-
-
-@given(st.sampled_from(SCHEDULES), st.integers(2, 400), st.integers(1, 100))
-def test_the_rate_rises_through_the_warm_up_and_never_after(name: str, steps: int, warmup: int) -> None:
-    warmup = min(warmup, steps - 1)
-    factors = [schedule_factor(name, step, steps, warmup) for step in range(steps)]
-    rising = factors[: warmup + 1]
-    assert all(a < b for a, b in pairwise(rising))
-    assert factors[warmup] == 1.0
-    assert all(a >= b for a, b in zip(factors[warmup:], factors[warmup + 1 :], strict=False))
-
-
-def test_schedules_by_hand() -> None:
-    assert [schedule_factor("linear", step, 4) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
-    assert [schedule_factor("constant", step, 4, 2) for step in range(4)] == [1 / 3, 2 / 3, 1.0, 1.0]
-    assert schedule_factor("cosine", 2, 4) == pytest.approx(0.5)
-
-
-def test_unknown_names_are_refused_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match="unknown schedule 'step': known are constant, cosine, linear"):
-        schedule_factor("step", 0, 10)
-    with pytest.raises(UserError, match="unknown optimizer 'lion': known are adam, adamw, sgd"):
-        make_optimizer("lion", [nn.Parameter(torch.ones(1))], 0.1)
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_descend_goes_downhill_by_the_schedule(name: str) -> None:
-    weight, frozen = nn.Parameter(torch.tensor([3.0])), nn.Parameter(torch.tensor([3.0]), requires_grad=False)
-    optimizer = make_optimizer(name, [weight, frozen], 0.1)
-    rates = make_schedule("linear", optimizer, 4)
-    values = [descend((weight * weight).sum() + frozen.sum(), optimizer, rates, clip=1.0) for _ in range(4)]
-    assert all(a > b for a, b in pairwise(values))
-    assert frozen.item() == 3.0
-    assert optimizer.param_groups[0]["lr"] == 0.0  # after the last step
-
-
-def test_clipping_bounds_the_step() -> None:
-    weight = nn.Parameter(torch.tensor([1000.0]))
-    descend((weight * weight).sum(), make_optimizer("sgd", [weight], 1.0), clip=1.0)
-    assert weight.item() == pytest.approx(999.0, abs=1e-3)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -1,0 +1,55 @@
+"""Which families an audit may draw from: what a family needs must be given by the threat model, the testbed and the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from weakspot.attacks import catalogue, get
+from weakspot.attacks.base import Attack
+from weakspot.data import AttackData
+from weakspot.errors import UserError
+from weakspot.knobs import space_of
+from weakspot.threat import ANY, IN_DOMAIN, NO_DATA, ThreatModel
+
+
+def obstacle(family: type[Attack], threat: ThreatModel, data: AttackData) -> str:
+    """Why a family cannot be run, with the field to change; empty if it can."""
+    if family.base_weights and not threat.base_weights:
+        return "needs the undefended weights and the threat model gives none: allow --threat base_weights=true"
+    if family.harmful_data and threat.data != IN_DOMAIN:
+        return f"needs withheld examples and the threat model's data is {threat.data!r}: set --threat data='{IN_DOMAIN}'"
+    if family.benign_data and threat.data == NO_DATA:
+        return "needs benign examples and the threat model's data is 'none': set --threat data=benign"
+    if family.gradients and not threat.gradients:
+        return "needs gradients and none pass through a quantised release: allow --threat gradients=true"
+    if family.asks_freely and threat.evaluation_freedom != ANY:
+        return f"chooses how to ask and the threat model fixes that: set --threat evaluation_freedom='{ANY}'"
+    if family.harmful_data and not data.harmful:
+        return "needs withheld examples and the testbed's attack split has none: choose another testbed"
+    if family.benign_data and not data.benign:
+        return "needs benign examples and the testbed's benign_train split has none: choose another testbed"
+    return family.unavailable()
+
+
+def admitted(names: Sequence[str] | None, threat: ThreatModel, data: AttackData) -> list[str]:
+    """The families to search: those asked for, or without a wish all that have knobs and may be run.
+
+    Raises:
+        UserError: a family that was asked for is unknown or cannot be run; the field to change is named.
+    """
+    if names is None:
+        return [name for name, family in catalogue().items() if space_of(family) and not obstacle(family, threat, data)]
+    for name in names:
+        if reason := obstacle(get(name), threat, data):
+            raise UserError(f"attack {name!r} {reason}, or leave the attack out")
+    return list(dict.fromkeys(names))
+
+
+def in_hand(family: type[Attack], data: AttackData) -> AttackData:
+    """The part of the data that a family declares it needs: what is not declared cannot be used in secret."""
+    return AttackData(
+        harmful=data.harmful if family.harmful_data else (),
+        benign=data.benign if family.benign_data else (),
+        refusal=data.refusal,
+        base=data.base if family.base_weights else None,
+    )

@@ -1,0 +1,101 @@
+"""What all subjects of an audit share, checked and gathered from what the user gave."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from weakspot.errors import UserError
+from weakspot.search.admission import admitted
+from weakspot.search.confirm import confirmation_seeds
+from weakspot.search.space import AttackSpace, build_space
+from weakspot.testbeds.base import Testbed
+from weakspot.threat import ThreatModel
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all subjects of an audit share.
+
+    Attributes:
+        root: the root seed.
+        trials: search trials per subject.
+        rungs: optimizer steps at which a search trial is measured.
+        grace: the rung below which no trial is stopped.
+        expired: says whether the time for searching is over.
+        timed: whether there is a deadline at all.
+    """
+
+    root: int
+    trials: int
+    rungs: tuple[int, ...]
+    grace: int
+    threat: ThreatModel
+    space: AttackSpace
+    confirmation_seeds: Sequence[int]
+    expired: Callable[[], bool] = lambda: False
+    timed: bool = False
+
+    @property
+    def floor(self) -> float:
+        return self.threat.utility_floor
+
+    @property
+    def threshold(self) -> float:
+        return self.threat.harm_threshold
+
+
+def make_settings(
+    testbed: Testbed,
+    families: Sequence[str] | None,
+    trials: int | None,
+    minutes: float | None,
+    seed: int,
+    harm: float,
+    floor: float,
+    fields: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Check and gather what all subjects share."""
+    trials = testbed.trials if trials is None else trials
+    if trials < 1:
+        raise UserError(f"--trials {trials} is below 1: give at least one trial per safeguard")
+    if minutes is not None and not minutes > 0:
+        raise UserError(f"--time {minutes} is not positive: give minutes")
+    data = testbed.attack_data()
+    limits = {"max_steps": testbed.rungs[-1], "max_examples": len(data.harmful), **(fields or {})}
+    threat = ThreatModel(**limits, utility_floor=floor, harm_threshold=harm)
+    return Settings(
+        root=seed,
+        trials=trials,
+        rungs=rungs_within(testbed.rungs, threat.max_steps),
+        grace=testbed.grace,
+        threat=threat,
+        space=build_space(admitted(families, threat, data), threat),
+        confirmation_seeds=confirmation_seeds(seed),
+        expired=deadline(minutes),
+        timed=minutes is not None,
+    )
+
+
+def rungs_within(rungs: Sequence[int], most: int) -> tuple[int, ...]:
+    """The rungs below the budget, and the budget; a larger budget than the testbed's goes on doubling."""
+    steps = [rung for rung in rungs if rung < most]
+    while steps and steps[-1] * 2 < most:
+        steps.append(steps[-1] * 2)
+    return (*steps, most)
+
+
+def deadline(minutes: float | None) -> Callable[[], bool]:
+    """A question that turns true so many minutes after it was first asked, which is when the search begins."""
+    if minutes is None:
+        return lambda: False
+    asked: list[float] = []
+
+    def expired() -> bool:
+        asked.append(time.monotonic())
+        del asked[1:-1]
+        return asked[-1] - asked[0] >= 60 * minutes
+
+    return expired

@@ -1,0 +1,98 @@
+"""What a family needs must be given, else it is refused before anything runs, naming the field to change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.tiny import attack_data
+from weakspot.attacks import ATTACKS, catalogue
+from weakspot.attacks.base import Attack
+from weakspot.attacks.noop import NoOp
+from weakspot.errors import UserError
+from weakspot.knobs import space_of
+from weakspot.search.admission import admitted, in_hand, obstacle
+from weakspot.threat import BENIGN_DATA, FIXED, NO_DATA, ThreatModel, parse_threat
+
+GENEROUS = ThreatModel(base_weights=True)
+
+
+def family(**declared: Any) -> type[Attack]:
+    """A family that needs nothing but what is declared."""
+    return type("Needy", (NoOp,), {"name": "needy", **declared})
+
+
+@pytest.mark.parametrize(
+    ("declared", "threat", "words"),
+    [
+        ({"base_weights": True}, ThreatModel(), "base_weights=true"),
+        ({"harmful_data": True}, ThreatModel(data=BENIGN_DATA), "data='in-domain, disjoint'"),
+        ({"benign_data": True}, ThreatModel(data=NO_DATA), "data=benign"),
+        ({"gradients": True}, ThreatModel(gradients=False), "gradients=true"),
+        ({"asks_freely": True}, ThreatModel(evaluation_freedom=FIXED), "evaluation_freedom='any prompt and decoding'"),
+        ({"unavailable": classmethod(lambda cls: "needs a GPU: find one")}, ThreatModel(), "needs a GPU"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_what_is_not_given_is_named(
+    declared: dict[str, Any], threat: ThreatModel, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needy = family(**declared)
+    assert words in obstacle(needy, threat, attack_data())
+    assert not obstacle(family(), threat, attack_data())
+    monkeypatch.setitem(ATTACKS, "needy", needy)
+    with pytest.raises(UserError, match="attack 'needy' ") as refused:
+        admitted(["needy"], threat, attack_data())
+    assert "\n" not in str(refused.value)
+    assert "needy" not in admitted(None, threat, attack_data())
+
+
+@pytest.mark.parametrize(("split", "needs"), [("harmful", "harmful_data"), ("benign", "benign_data")])
+def test_a_testbed_without_the_data_is_named(split: str, needs: str) -> None:
+    poor = replace(attack_data(), **{split: ()})
+    assert "the testbed's" in obstacle(family(**{needs: True}), GENEROUS, poor)
+
+
+def test_without_a_wish_all_that_can_run_are_searched() -> None:
+    everything = admitted(None, GENEROUS, attack_data())
+    assert set(everything) == {n for n, f in catalogue().items() if space_of(f) and not f.unavailable()}
+    assert "noop" not in everything
+    fewer = admitted(None, ThreatModel(data=BENIGN_DATA, evaluation_freedom=FIXED), attack_data())
+    assert fewer
+    for name in fewer:
+        assert not catalogue()[name].harmful_data
+        assert not catalogue()[name].asks_freely
+        assert not catalogue()[name].base_weights
+
+
+def test_only_what_is_declared_is_handed_over() -> None:
+    whole = replace(attack_data(), base={"w": 1}, refusal="no .")
+    assert in_hand(family(), whole) == replace(whole, harmful=(), benign=(), base=None)
+    assert in_hand(family(harmful_data=True), whole).harmful == whole.harmful
+    assert in_hand(family(benign_data=True), whole).benign == whole.benign
+    assert in_hand(family(base_weights=True), whole).base == {"w": 1}
+
+
+def test_fields_of_the_threat_model_are_read_by_kind() -> None:
+    assert parse_threat(["base_weights=true", "max_steps=64", "data=benign"]) == {
+        "base_weights": True,
+        "max_steps": 64,
+        "data": "benign",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("bases=true", "unknown field of the threat model 'bases'"),
+        ("base_weights=yes", "give base_weights=true or base_weights=false"),
+        ("base_weights", "give base_weights=true"),
+        ("max_steps=many", "give a whole number"),
+        ("data", "give data=VALUE"),
+    ],
+)
+def test_a_field_that_cannot_be_read_is_refused(text: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        parse_threat([text])

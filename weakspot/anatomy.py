@@ -1,0 +1,45 @@
+"""Where things are in a decoder: its layers, the matrices that write into the residual stream, its linear layers by name.
+
+Legend: D width of the residual stream.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from weakspot.errors import UserError, unknown
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+TARGETS: dict[str, tuple[str, ...]] = {"attention": ATTENTION, "mlp": MLP, "all": (*ATTENTION, *MLP)}
+
+
+def decoder_layers(model: Any) -> nn.ModuleList:
+    """The decoder layers, first to last. Raises UserError for an architecture that keeps them elsewhere."""
+    layers = getattr(getattr(model, "base_model", None), "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+        raise UserError(
+            f"no decoder layers at model.layers of a {kind}: this attack knows Llama-like models (llama, qwen, mistral)"
+        )
+    return layers
+
+
+def writers(model: Any) -> list[nn.Linear]:
+    """The matrices (D, inputs) whose output is added to the residual stream, attention before MLP, layer by layer."""
+    layers: Any = decoder_layers(model)
+    return [module for layer in layers for module in (layer.self_attn.o_proj, layer.mlp.down_proj)]
+
+
+def layer_linears(model: Any, targets: str = "all") -> dict[str, nn.Linear]:
+    """The linear layers inside the decoder layers by full name, for a key of TARGETS. The output layer is not among them."""
+    if targets not in TARGETS:
+        raise unknown("target modules", targets, TARGETS)
+    inside = {id(m) for layer in decoder_layers(model) for m in layer.modules()}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and id(module) in inside and name.rsplit(".", 1)[-1] in TARGETS[targets]
+    }
