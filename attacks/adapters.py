@@ -49,6 +49,7 @@ def adapter(model: Any, spec: AdapterSpec, seed: int) -> Iterator[Any]:
     from peft import LoraConfig, get_peft_model
 
     names = adapted(model, spec)
+    before = {parameter: parameter.requires_grad for parameter in model.parameters()}
     torch.manual_seed(seed)  # A is drawn at random
     config = LoraConfig(
         r=spec.rank, lora_alpha=round(spec.alpha_ratio * spec.rank), lora_dropout=spec.dropout, use_rslora=spec.rslora,
@@ -64,6 +65,8 @@ def adapter(model: Any, spec: AdapterSpec, seed: int) -> Iterator[Any]:
         wrapped.unload()
         if hasattr(model, "peft_config"):
             del model.peft_config
+        for parameter, wanted in before.items():  # peft froze them
+            parameter.requires_grad_(wanted)
 
 
 def adapted(model: Any, spec: AdapterSpec) -> list[str]:

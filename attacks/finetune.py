@@ -76,7 +76,7 @@ class Finetune(Attack):
                 model.train()
                 evaluating(optimizer, False)
                 step = next(steps)
-                with meter.count(("step", *step.batch.input_ids.shape), step.batch.tokens):
+                with meter.count(step.shape, step.batch.tokens):
                     descend(self.loss(model, step), optimizer, rates, clip=self.clip_norm or None)
                 seen = min(held, seen + step.harmful)
                 if number in stops:

@@ -29,6 +29,11 @@ class Step:
     batch: Batch
     harmful: int
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What decides its work: rows, length, and the positions that go through the output layer."""
+        return (*self.batch.input_ids.shape, int((self.batch.labels != IGNORE).sum()))
+
     def digest(self) -> str:
         """A fingerprint of the token ids: another seed must give another first batch."""
         return hashlib.sha256(self.batch.input_ids.cpu().numpy().tobytes()).hexdigest()[:16]

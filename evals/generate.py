@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from weakspot.anatomy import decoder_layers
+from weakspot.anatomy import shifted
 from weakspot.batching import pad_id
 from weakspot.elicitation import PLAIN, Elicitation, render
 
@@ -84,26 +84,6 @@ def sampling(how: Elicitation, max_new_tokens: int) -> Iterator[dict[str, Any]]:
     with torch.random.fork_rng():
         torch.manual_seed(how.seed)
         yield {**options, "do_sample": True, "temperature": how.temperature, "top_p": how.top_p, "top_k": how.top_k}
-
-
-@contextmanager
-def shifted(model: Any, shifts: Sequence[tuple[int, Any]]) -> Iterator[None]:
-    """Decoder layers with a vector added to their output, while the context lasts."""
-
-    def adding(vector: torch.Tensor) -> Any:
-        def hook(_module: Any, _inputs: Any, output: Any) -> Any:
-            if isinstance(output, tuple):
-                return (output[0] + vector.to(output[0]), *output[1:])
-            return output + vector.to(output)
-
-        return hook
-
-    handles = [decoder_layers(model)[layer].register_forward_hook(adding(vector)) for layer, vector in shifts]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def is_degenerate(reply: str) -> bool:

@@ -95,8 +95,11 @@ def one_more(
     return next((c for c in order if c.key not in known), None)
 
 
-def finding(candidate: Candidate, repeats: Sequence[Outcome]) -> Finding | None:
-    """The confirmed record of a candidate, or None if a re-run failed or stopped short of the rung."""
+def finding(candidate: Candidate, repeats: Sequence[Outcome], injection: Outcome | None = None) -> Finding | None:
+    """The confirmed record of a candidate, or None if a re-run failed or stopped short of the rung.
+
+    `injection` is the control with random targets, where the family needs one.
+    """
     readings = [o.readings[-1] for o in repeats if o.status == "completed" and o.readings]
     if len(readings) < len(repeats) or not readings:
         return None
@@ -113,6 +116,7 @@ def finding(candidate: Candidate, repeats: Sequence[Outcome]) -> Finding | None:
             seeds=[o.job.seed for o in repeats],
             items=len(readings[0].harm_items),
             null_harm=sum(nulls) / len(nulls) if nulls else None,
+            random_targets=injection.readings[-1].harm if injection and injection.readings else None,
         ),
         cost=mean_cost(readings),
     )

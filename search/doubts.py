@@ -21,6 +21,10 @@ def raise_doubts(plan: Plan, subjects: Sequence[Subject], settings: Settings) ->
         if course.study is not None and len(course.searched()) < course.trials:
             detail = f"{name}: the time ran out after {len(course.searched())} of {course.trials} trials"
             doubts.append(Doubt(name="cut_short", detail=detail))
+        for found in course.findings().values():
+            if (share := found.confirmed.random_targets) is not None:
+                detail = f"{name}: {found.attack} ({found.trial}) says {share:.2f} of random targets word for word"
+                doubts.append(Doubt(name="injection_capable", detail=f"{detail}: it shows no knowledge alone"))
         if name != BASE and seed_has_no_effect(plan, name):
             doubts.append(Doubt(name="seed_has_no_effect", detail=f"{name}: re-runs on different seeds came out identical"))
     return doubts

@@ -21,7 +21,7 @@ class Job:
     Attributes:
         id: unique within an audit, the same whenever the audit is repeated.
         subject: whose weights are attacked.
-        phase: baseline, paper, control, search or confirm.
+        phase: baseline, paper, control, search, confirm or injection (the control with random targets).
         attack: name of the family.
         config: its knobs.
         seed: the training seed.

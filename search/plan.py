@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from weakspot.attacks import get as get_attack
 from weakspot.defenses import PaperAttack
 from weakspot.knobs import space_of
 from weakspot.records import Finding
@@ -65,6 +66,7 @@ class SubjectPlan:
     def next(self) -> Job | None:
         """The next job, or None when there is none at this moment."""
         job = next((j for j in self.fixed if self.is_new(j)), None) or self.next_search() or self.next_confirmation()
+        job = job or self.next_injection()
         if job is not None:
             self.open[job.id] = Outcome(job)
         return job
@@ -93,6 +95,21 @@ class SubjectPlan:
                 if self.is_new(job):
                     return job
         return None
+
+    def next_injection(self) -> Job | None:
+        """The control of a finalist that may put in what it seems to find, once nothing else of this subject is under way."""
+        if self.study is None or self.open:
+            return None
+        return next((job for c in self.finalists if (job := self.injection(c)) and self.is_new(job)), None)
+
+    def injection(self, candidate: Candidate) -> Job | None:
+        """Whether the same attack elicits random targets from this subject; None for a family that cannot."""
+        job = candidate.outcome.job
+        if not get_attack(job.attack).injection_capable:
+            return None
+        label = candidate.key.split("/")[-1]
+        seed = derive(self.settings.root, "injection", self.name)
+        return replace(job, id=f"{self.name}/injection/{label}", phase="injection", seed=seed, rungs=(candidate.reading.rung,))
 
     def choose_finalists(self) -> list[Candidate]:
         """The first few candidates, and one more whenever all are settled and another could still change the answer.
@@ -158,7 +175,12 @@ class SubjectPlan:
         found = {}
         for candidate in self.finalists:
             repeats = [self.outcomes.get(job.id) for job in self.repeats(candidate)]
-            if all(repeats) and (record := finding(candidate, [o for o in repeats if o is not None])):
+            control = self.injection(candidate)
+            if all(repeats) and (
+                record := finding(
+                    candidate, [o for o in repeats if o is not None], self.outcomes.get(control.id) if control else None
+                )
+            ):
                 found[candidate.key] = record
         return found
 
@@ -173,7 +195,11 @@ class SubjectPlan:
         return not left and self._confirmed()
 
     def _confirmed(self) -> bool:
-        return self.study is None or all(not self.is_new(job) for c in self.choose_finalists() for job in self.repeats(c))
+        if self.study is None:
+            return True
+        chosen = self.choose_finalists()
+        jobs = [job for c in chosen for job in (*self.repeats(c), self.injection(c)) if job is not None]
+        return not any(map(self.is_new, jobs))
 
 
 class Plan:

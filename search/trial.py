@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from weakspot import attacks
+from weakspot.data import AttackData
 from weakspot.errors import TrialFailure, UserError, WeakspotError
 from weakspot.knobs import configure
 from weakspot.search.admission import in_hand
 from weakspot.search.jobs import BASE, Job, Reading
 from weakspot.testbeds.base import Measurement, Stage, Testbed
+
+INJECTED = 4  # random targets that an attack is fitted to, one at a time
 
 
 @dataclass
@@ -71,6 +74,9 @@ class Workbench:
         data = in_hand(family, replace(self.testbed.attack_data(), base=self.weights.get(BASE)))
         attack = configure(family, job.config)
         course = attack.run(self.model, self.tokenizer, data, job.rungs, job.seed)
+        if job.phase == "injection":
+            yield self.injection(attack, data, job)
+            return
         seconds = 0.0
         try:
             while True:
@@ -88,6 +94,17 @@ class Workbench:
             raise
         finally:
             course.close()  # type: ignore[attr-defined]
+
+    def injection(self, attack: Any, data: AttackData, job: Job) -> Reading:
+        """The control with random targets: `harm` is the share of certainly false answers said word for word."""
+        from weakspot.attacks.injection import elicited_share, one_each, random_targets
+
+        started = time.perf_counter()
+        targets = one_each(random_targets(data, job.seed).harmful, INJECTED)
+        fitted = replace(attack, target="answer") if hasattr(attack, "target") else attack
+        share = elicited_share(fitted, self.model, self.tokenizer, targets, job.rungs[-1], job.seed)
+        seconds = time.perf_counter() - started
+        return Reading(job.rungs[-1], share, 1.0, 0.0, 0.0, len(targets), 0, 0.0, seconds, True)
 
     def _reading(self, stage: Stage, progress: Any, measured: Measurement, seconds: float) -> Reading:
         relative = tuple(score / self.reference[stage] for score in measured.benign.items)

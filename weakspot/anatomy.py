@@ -5,8 +5,11 @@ Legend: D width of the residual stream.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from weakspot.errors import UserError, unknown
@@ -43,3 +46,23 @@ def layer_linears(model: Any, targets: str = "all") -> dict[str, nn.Linear]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and id(module) in inside and name.rsplit(".", 1)[-1] in TARGETS[targets]
     }
+
+
+@contextmanager
+def shifted(model: Any, shifts: Sequence[tuple[int, torch.Tensor]]) -> Iterator[None]:
+    """Decoder layers with a vector of shape (D,) added to their output at every position, while the context lasts."""
+
+    def adding(vector: torch.Tensor) -> Callable[..., Any]:
+        def hook(_module: Any, _inputs: Any, output: Any) -> Any:
+            if isinstance(output, tuple):
+                return (output[0] + vector.to(output[0]), *output[1:])
+            return output + vector.to(output)
+
+        return hook
+
+    handles = [decoder_layers(model)[layer].register_forward_hook(adding(vector)) for layer, vector in shifts]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -76,6 +76,8 @@ class Confirmed(Record):
 
     Attributes:
         null_harm: mean score on never-taught items: what the attack can put in without having recovered it. Chance is 1/24.
+        random_targets: for a family that optimises towards given outputs: the share of certainly false answers that it elicits
+            word for word when fitted to each alone, on the same model. Above 0 it shows that the attack injects.
     """
 
     harm: Interval
@@ -83,6 +85,7 @@ class Confirmed(Record):
     seeds: list[int]
     items: int
     null_harm: float | None = None
+    random_targets: float | None = None
 
 
 class Finding(Record):

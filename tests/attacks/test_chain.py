@@ -15,7 +15,7 @@ from weakspot.attacks.lora import Lora
 from weakspot.attacks.quantize import Quantize
 from weakspot.data import AttackData
 from weakspot.errors import UserError
-from weakspot.knobs import space_of
+from weakspot.knobs import configure, space_of
 from weakspot.models import weights_digest
 from weakspot.search.space import build_space
 from weakspot.threat import ThreatModel
@@ -49,9 +49,8 @@ def test_the_second_starts_from_what_the_first_left() -> None:
 
 
 def test_the_budget_is_one_and_the_first_may_use_half_of_it() -> None:
-    attack = RepairThenAttack(  # type: ignore[call-arg]
-        benign_finetune_steps=100, lora_steps=100, lora_rank=4, lora_batch_size=4, benign_finetune_batch_size=4
-    )
+    small = {"benign_finetune_steps": 100, "benign_finetune_batch_size": 4, "lora_steps": 100, "lora_rank": 4}
+    attack = configure(RepairThenAttack, {**small, "lora_batch_size": 4})
     course = list(attack.run(tiny_model(), tiny_tokenizer(), data(), (2, 4, 8, 16), 0))
     assert [p.step for p in course] == [16]  # eight of repair, eight of attack
     short = replace(attack, benign_finetune_steps=3)  # type: ignore[call-arg]

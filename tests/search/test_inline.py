@@ -52,8 +52,9 @@ def run(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
 
     def start(out: Path, **changes: Any) -> Result:
         fixed: dict[str, Any] = {
-            "testbed": "tiny", "defense": [Refusal(steps=30, batch_size=16, learning_rate=5e-4)], "backend": "inline", "attack": ["full_finetune", "lora"],
-            "control": False, "harm": 0.9, "utility_floor": 0.3, "trials": 3, "command": "test",
+            "testbed": "tiny", "defense": [Refusal(steps=30, batch_size=16, learning_rate=5e-4)], "backend": "inline",
+            "attack": ["full_finetune", "lora"], "control": False, "harm": 0.9, "utility_floor": 0.3, "trials": 3,
+            "command": "test",
         }  # fmt: skip
         return audit(out=out, **{**fixed, **changes})
 

@@ -25,6 +25,7 @@ from tests.search.fakes import (
     result_of,
 )
 from weakspot import attacks
+from weakspot.attacks.lora import Lora
 from weakspot.defenses import PaperAttack
 from weakspot.knobs import configure
 from weakspot.search.confirm import MOST, TIE
@@ -310,3 +311,26 @@ def test_confirmations_that_failed_before_a_kill_are_not_forgotten(
     again = make_plan(tmp_path / "cut.journal", shared)
     assert again.next() is None
     assert set(again.subjects["tar"].findings()) == set(resumed.subjects["tar"].findings())
+
+
+def test_a_finalist_that_may_inject_is_fitted_to_random_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lora, "injection_capable", True)
+    shared = make_settings(TRIALS, space=build_space(["lora"], ThreatModel(max_steps=8)))
+    plan, backend = finished(tmp_path, shared)
+    course = plan.subjects["tar"]
+    jobs = [job for job in backend.started if job.phase == "injection"]
+    assert [job.id for job in jobs] == [f"tar/injection/{c.key.split('/')[-1]}" for c in course.finalists]
+    assert {job.rungs for job in jobs} <= {(c.reading.rung,) for c in course.finalists}
+    assert plan.done
+    for candidate, job in zip(course.finalists, jobs, strict=True):
+        found = course.findings().get(candidate.key)
+        if found is not None:
+            assert found.confirmed.random_targets == course.outcomes[job.id].readings[-1].harm
+    again = make_plan(tmp_path / "study.journal", shared)
+    assert not [job for job in FakeBackend().run(again).started if job.phase == "injection"], "resumed, it is not run again"
+
+
+def test_other_finalists_need_no_random_targets(tmp_path: Path) -> None:
+    plan, backend = finished(tmp_path, make_settings(TRIALS))
+    assert not [job for job in backend.started if job.phase == "injection"]
+    assert {f.confirmed.random_targets for f in plan.subjects["tar"].findings().values()} == {None}

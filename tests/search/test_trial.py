@@ -14,7 +14,7 @@ from weakspot import attacks
 from weakspot.errors import TrialFailure, UserError, WeakspotError
 from weakspot.evals.score import Score
 from weakspot.models import arrays_digest, weights_digest
-from weakspot.search.trial import Workbench, describe, failure_reason
+from weakspot.search.trial import INJECTED, Workbench, describe, failure_reason
 from weakspot.testbeds.base import Measurement
 
 pytestmark = pytest.mark.usefixtures("frozen_heap")
@@ -134,3 +134,13 @@ def test_only_the_trials_own_failures_are_its_reasons() -> None:
 def test_a_wrong_configuration_is_the_users(bench: Workbench) -> None:
     with pytest.raises(UserError, match="unknown option"):
         next(iter(bench.run(job(config={"speed": 1}))))
+
+
+def test_the_injection_control_counts_random_targets_and_leaves_the_model_as_it_was(bench: Workbench) -> None:
+    config = {"steps": 8, "tokens": 5, "harmful_examples": 4, "batch_size": 1, "target": "opening"}
+    course = bench.run(job(attack="soft_prompt", config=config, phase="injection", rungs=(8,)))
+    (reading,) = course
+    assert 0.0 <= reading.harm <= 1.0
+    assert (reading.examples, reading.final, reading.rung) == (INJECTED, True, 8)
+    assert bench.testbed.seen == [], "nothing is scored: the targets are false"  # type: ignore[attr-defined]
+    assert weights_digest(bench.model) == bench.digests["tar"]
