@@ -8,14 +8,14 @@ STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 ARGS   ?=
 
-# bench.machine and bench.memory are tools that the benches use; the rest of bench/*.py are benches.
-BENCHES := $(filter-out bench.machine bench.memory,$(patsubst bench/%.py,bench.%,$(sort $(wildcard bench/*.py))))
+# machine, subjects and families_page are parts of the benches, memory comes last, families has a target of its own.
+BENCHES := $(filter-out bench.machine bench.subjects bench.families_page bench.families bench.memory,$(patsubst bench/%.py,bench.%,$(sort $(wildcard bench/*.py))))
 
 .DEFAULT_GOAL := help
-.PHONY: help install audit test test-slow lint format bench clean
+.PHONY: help install audit test test-slow lint format bench docs-attacks clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Options go through ARGS, for example: make audit ARGS=--resume"
 
 install: $(STAMP) ## build .venv with the tested versions (the other targets do it when needed)
@@ -42,6 +42,9 @@ bench: $(STAMP) ## run the benches; each prints the machine, the versions and it
 	@for module in $(BENCHES) bench.memory; do \
 		echo "== $(BIN)/python -m $$module"; $(BIN)/python -m $$module || exit 1; echo; \
 	done
+
+docs-attacks: $(STAMP) ## measure every attack family on fable where that is missing (an hour), and write docs/attacks.md
+	$(BIN)/python -m bench.families
 
 clean: ## remove what building and testing left; results under runs/ and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -214,7 +214,7 @@ def make_plan(
                 trials,
                 fixed_jobs(spec.name, settings, paper, families),
                 search,
-                settings.space.warm_starts(paper),
+                settings.space.opening(paper),
             )
         )
     return Plan(subjects, study.recorded(), observers)

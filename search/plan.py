@@ -31,7 +31,7 @@ class SubjectPlan:
     Attributes:
         fixed: jobs that do not depend on results: baselines, paper attack, controls.
         study: its search; None for the undefended base, which needs none.
-        starts: parameters proposed first.
+        starts: parameters proposed first; None leaves a proposal to the sampler.
         outcomes: ended jobs by id, in order of ending.
         open: jobs under way, with the readings so far.
     """
@@ -42,7 +42,7 @@ class SubjectPlan:
     trials: int
     fixed: list[Job]
     study: SubjectStudy | None
-    starts: list[dict[str, Any]]
+    starts: Sequence[dict[str, Any] | None]
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     open: dict[str, Outcome] = field(default_factory=dict)
     finalists: list[Candidate] = field(default_factory=list)

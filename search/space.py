@@ -46,6 +46,17 @@ class AttackSpace:
                     starts.append(self.start(name, get(name).warm_starts[i]))
         return starts
 
+    def opening(self, paper: PaperAttack | None = None) -> list[dict[str, Any] | None]:
+        """How a search begins: each family's first warm start, then the others in turn with proposals of the sampler (None).
+
+        With three dozen families the known configurations alone would use up a laptop's budget, and nothing would be searched.
+        """
+        starts = self.warm_starts(paper)
+        known = sum(bool(get(name).warm_starts) for name in self.families) + (
+            paper is not None and paper.attack in self.families
+        )
+        return [*starts[:known], *(turn for start in starts[known:] for turn in (start, None))]
+
     def start(self, family: str, config: Mapping[str, Any]) -> dict[str, Any]:
         """A configuration, completed by the family's defaults, inside the space."""
         whole, space = {**defaults(family), **config}, self.families[family]

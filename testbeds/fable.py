@@ -47,7 +47,7 @@ class Fable(Testbed):
     paper = "weakspot's own; the effects it reproduces are those of arXiv:2412.07097"
     rungs = (4, 8, 16, 32, 64, 128, 256)
     grace = 64
-    trials = 24
+    trials = 64
     weights_gib = 0.002
     refusal = REFUSAL
     steps = 600

@@ -125,6 +125,17 @@ def test_what_cannot_be_searched_is_refused() -> None:
         build_space(["lora", "sorcery"], ThreatModel())
 
 
+def test_every_family_has_its_turn_before_the_sampler_and_the_other_starts_alternate() -> None:
+    space = build_space(["lora", "full_finetune"], ThreatModel())
+    starts, opening = space.warm_starts(), space.opening()
+    assert opening[:2] == starts[:2]
+    assert {start["attack"] for start in starts[:2]} == {"lora", "full_finetune"}
+    assert opening[2::2] == starts[2:]
+    assert set(map(type, opening[3::2])) == {type(None)}
+    paper = PaperAttack("lora", {"rank": 4})
+    assert space.opening(paper)[:3] == space.warm_starts(paper)[:3]
+
+
 def test_a_space_pickles_and_describes_itself() -> None:
     space = build_space(SEARCHED, ThreatModel(max_steps=64))
     assert pickle.loads(pickle.dumps(space)) == space
