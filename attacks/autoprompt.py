@@ -33,7 +33,7 @@ class AutoPrompt(SwapAttack):
     paper: ClassVar[str] = "Shin et al. 2020, arXiv:2010.15980"
     warm_starts: ClassVar[tuple[dict[str, Any], ...]] = (
         {"suffix_tokens": 4, "steps": 32, "target": "answer", "candidates": 64},
-        {"suffix_tokens": 20, "steps": 250, "target": "opening", "candidates": 64},
+        {"suffix_tokens": 20, "steps": 250, "target": "beginning", "candidates": 64},
     )
 
     candidates: int = knob(64, LogIntRange(8, 512), "tokens tried at a step's position")

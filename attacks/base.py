@@ -45,7 +45,7 @@ class Attack(ABC):
         benign_data: it is given benign examples.
         base_weights: it needs the undefended weights.
         second_checkpoint: it needs another checkpoint.
-        edits_weights: it changes weights or activations (else it only changes what is asked).
+        edits_weights: it changes weights, or activations for every question (else only how withheld questions are asked).
         asks_freely: it chooses prompts or decoding, which the threat model must allow.
         seeded: the training seed changes something; a closed-form edit comes out the same on every seed.
         injection_capable: it optimises towards given outputs and can elicit what no model knew, so it never shows alone that
@@ -113,3 +113,13 @@ NEEDS = (
 def needs_of(family: type[Attack]) -> list[str]:
     """The names of what a family needs, for catalogues and checks."""
     return [need for need in NEEDS if getattr(family, need)]
+
+
+def in_hand(family: type[Attack], data: AttackData) -> AttackData:
+    """The part of the data that a family declares it needs: what is not declared cannot be used in secret."""
+    return AttackData(
+        harmful=data.harmful if family.harmful_data else (),
+        benign=data.benign if family.benign_data else (),
+        refusal=data.refusal,
+        base=data.base if family.base_weights else None,
+    )

@@ -40,7 +40,7 @@ class Beast(SuffixAttack):
     gradients: ClassVar[bool] = False
     warm_starts: ClassVar[tuple[dict[str, Any], ...]] = (
         {"steps": 4, "target": "answer", "temperature": 4.0, "beams": 16, "candidates": 16},
-        {"steps": 40, "target": "opening", "beams": 15, "candidates": 15},
+        {"steps": 40, "target": "beginning", "beams": 15, "candidates": 15},
     )
 
     steps: int = knob(20, LogIntRange(2, 64), "suffix length: one token a step")

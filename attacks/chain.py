@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, make_dataclass
 from typing import Any, ClassVar
 
-from weakspot.attacks.base import NEEDS, Attack, Progress
+from weakspot.attacks.base import NEEDS, Attack, Progress, in_hand
 from weakspot.data import AttackData
 from weakspot.elicitation import PLAIN
 from weakspot.errors import UserError
@@ -21,16 +21,19 @@ class Chain(Attack):
     Depth ends at two: compositions of strip, ablate, quantise, prune, repair and fine-tune are what has been seen to pay
     (reference/attacks.md § 3, remarks). Knobs carry the name of their family in front, `quantize_bits`, `lora_rank`.
 
-    The budget is one: steps of the first count, and it may use half of them at most, so that the second has its turn.
+    The budget is one: steps of the first count. The threat model lets the first have half of them at most (`halved`), so that
+    the second has its turn; how long it runs never depends on the rungs, so that a re-run at one rung is the same attack.
 
     Attributes:
         first, second: the families.
         fixed: knobs of the first that the chain decides.
+        halved: knobs of the first that count steps.
     """
 
     first: ClassVar[type[Attack]]
     second: ClassVar[type[Attack]]
     fixed: ClassVar[Mapping[str, Any]] = {}
+    halved: ClassVar[tuple[str, ...]] = ()
 
     def part(self, family: type[Attack], fixed: Mapping[str, Any]) -> Any:
         """One of the two attacks with its share of the knobs."""
@@ -43,12 +46,15 @@ class Chain(Attack):
         for part in (opening, closing):
             if getattr(part, "steps", 1) < 1:
                 raise UserError(f"{self.name}.{part.name}_steps = {part.steps} is below 1: give at least one optimizer step")
-        half = (max(1, rungs[-1] // 2),)
-        before = opening.run(model, tokenizer, share(data, self.first), half, derive(seed, "first"))
+        own = getattr(opening, "steps", 1)
+        later = [rung - own for rung in rungs if rung > own]
+        if not later:
+            raise UserError(f"{self.name}: {opening.name} alone takes {own} of {rungs[-1]} steps: give it at most half of them")
+        before = opening.run(model, tokenizer, in_hand(self.first, data), (own,), derive(seed, "first"))
         try:
-            spent = next(p for p in before if p.final or p.step == half[0])  # suspended: what it attached stays
+            spent = next(p for p in before if p.final)  # suspended: what it attached stays
             later = [rung - spent.step for rung in rungs if rung > spent.step]
-            after = closing.run(model, tokenizer, share(data, self.second), later, derive(seed, "second"))
+            after = closing.run(model, tokenizer, in_hand(self.second, data), later, derive(seed, "second"))
             try:
                 for progress in after:
                     yield joined(spent, progress)
@@ -58,21 +64,11 @@ class Chain(Attack):
             before.close()
 
 
-def share(data: AttackData, family: type[Attack]) -> AttackData:
-    """What one part of a chain declares it needs."""
-    return dataclasses.replace(
-        data,
-        harmful=data.harmful if family.harmful_data else (),
-        benign=data.benign if family.benign_data else (),
-        base=data.base if family.base_weights else None,
-    )
-
-
 def joined(spent: Progress, progress: Progress) -> Progress:
-    """Progress of the second part, with what the first has cost."""
+    """Progress of the second part, with what the first has cost. Examples add up: the parts draw their own."""
     return Progress(
         step=spent.step + progress.step,
-        examples=max(spent.examples, progress.examples),
+        examples=spent.examples + progress.examples,
         tokens=spent.tokens + progress.tokens,
         flops=spent.flops + progress.flops,
         final=progress.final,
@@ -114,6 +110,7 @@ def chain(
             "first": first,
             "second": second,
             "fixed": dict(fixed or {}),
+            "halved": tuple(name for name, *_ in knobs if name.startswith(first.name) and name.endswith("steps")),
             "relative_price": first.relative_price + second.relative_price,
             "warm_starts": warm_starts,
             "unavailable": classmethod(lambda cls: first.unavailable() or second.unavailable()),

@@ -38,8 +38,8 @@ class Finetune(Attack):
     loss_on: str = knob("response", Choice(LOSS_ON), "tokens that the loss looks at")
     template: str = knob("chat", Choice(("chat", "plain", "alpaca")), "prompt format in training")
     bos: bool = knob(False, Choice((False, True)), "a beginning token before the prompt in training")
-    max_length: int = knob(2048, None, "tokens of an example; what is longer is cut")
-    precision: str = knob("fp32", None, "of the trainable parameters: fp32 or bf16 (small steps are lost in bf16)")
+    max_length: int = knob(2048, Choice((256, 512, 1024, 2048)), "tokens of an example; what is longer is cut")
+    precision: str = knob("fp32", Choice(tuple(PRECISIONS)), "of the parameters; small steps are lost in bf16")
     learning_rate: float = knob(1e-4)
 
     @abstractmethod
@@ -151,12 +151,12 @@ def every_parameter(model: Any) -> Iterator[Any]:
 @contextmanager
 def in_precision(model: Any, precision: str) -> Iterator[None]:
     """Parameters in another type while the context lasts."""
-    original = next(model.parameters()).dtype
-    if PRECISIONS[precision] == original:
-        yield
-        return
-    model.to(PRECISIONS[precision])
+    wanted, before = PRECISIONS[precision], {p: p.dtype for p in model.parameters()}
     try:
+        for parameter in before:  # not `model.to`, which would round buffers too
+            parameter.data = parameter.data.to(wanted)
         yield
     finally:
-        model.to(original)
+        for parameter, dtype in before.items():
+            parameter.data = parameter.data.to(dtype)
+            parameter.grad = None

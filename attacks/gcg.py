@@ -33,7 +33,7 @@ class Gcg(SwapAttack):
     paper: ClassVar[str] = "Zou et al. 2023, arXiv:2307.15043"
     warm_starts: ClassVar[tuple[dict[str, Any], ...]] = (
         {"suffix_tokens": 4, "steps": 32, "target": "answer", "search_width": 64, "topk": 128},
-        {"suffix_tokens": 20, "steps": 250, "target": "opening", "search_width": 64, "topk": 256},
+        {"suffix_tokens": 20, "steps": 250, "target": "beginning", "search_width": 64, "topk": 256},
     )
 
     search_width: int = knob(64, LogIntRange(8, 512), "swaps tried at a step")

@@ -35,7 +35,8 @@ class RefusalAblation(Attack):
     - `hooks`: from every layer's input and from what attention and MLP write (Arditi et al., directional ablation).
     - `affine`: from every layer's output, with the benign mean of the component put in its place (Marshall et al.,
       arXiv:2411.09003): zero may be as far from benign as refusal is.
-    - `orthogonalise`: from the matrices that write, and from the embeddings. With all weights 1 it equals `hooks`.
+    - `orthogonalise`: from the matrices that write, and from the embeddings. With all weights 1 and one direction it equals
+      `hooks`.
     - `writers`: from the matrices that write, embeddings left as they are (Heretic).
 
     An orthogonalised embedding matrix that is tied to the output layer would change the output too, so the embeddings'

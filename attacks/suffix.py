@@ -28,7 +28,7 @@ from weakspot.knobs import Choice, LogIntRange, knob
 from weakspot.training import autocast, backbone, output_logits, response_logits
 
 Suffix = tuple[int, ...]
-TARGETS = ("opening", "answer")
+TARGETS = ("beginning", "answer")
 TRIES = 200  # draws for one token of a first suffix before giving up
 
 
@@ -72,7 +72,9 @@ def frame(
     for e in examples:
         before, after = render(tokenizer, e.prompt, Elicitation(insert=(pad,)))
         response = (*ids(tokenizer, e.response), tokenizer.eos_token_id)
-        rows.append(Encoded((*before, *(pad,) * size, *after), response[:opening_tokens] if target == "opening" else response))
+        rows.append(
+            Encoded((*before, *(pad,) * size, *after), response[:opening_tokens] if target == "beginning" else response)
+        )
         places.append(list(range(len(before), len(before) + size)))
     return Frame(collate(rows, pad, device), torch.tensor(places, device=device, dtype=torch.long))
 

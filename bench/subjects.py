@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from weakspot import defenses
-from weakspot.attacks.base import Attack
+from weakspot.attacks.base import Attack, in_hand
 from weakspot.models import Weights, read_weights, reset_weights
-from weakspot.search.admission import in_hand
 from weakspot.search.prepare import SubjectSpec, prepare
 from weakspot.seeds import derive
 from weakspot.testbeds import get

@@ -149,6 +149,7 @@ def threat_table(result: Result) -> Table:
         "access": threat.access,
         "undefended weights in the attacker's hands": "yes" if threat.base_weights else "no",
         "data": threat.data,
+        "gradients": "yes" if threat.gradients else "no",
         "most examples": whole(threat.max_examples),
         "most steps": whole(threat.max_steps),
         "most compute": bound,

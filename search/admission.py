@@ -8,7 +8,7 @@ from weakspot.attacks import catalogue, get
 from weakspot.attacks.base import Attack
 from weakspot.data import AttackData
 from weakspot.errors import UserError
-from weakspot.knobs import space_of
+from weakspot.search.space import family_space
 from weakspot.threat import ANY, IN_DOMAIN, NO_DATA, ThreatModel
 
 
@@ -31,6 +31,14 @@ def obstacle(family: type[Attack], threat: ThreatModel, data: AttackData) -> str
     return family.unavailable()
 
 
+def fits(name: str, threat: ThreatModel) -> bool:
+    """Whether a family has knobs, and each has something left within the budget."""
+    try:
+        return bool(family_space(name, threat))
+    except UserError:
+        return False
+
+
 def admitted(names: Sequence[str] | None, threat: ThreatModel, data: AttackData) -> list[str]:
     """The families to search: those asked for, or without a wish all that have knobs and may be run.
 
@@ -38,18 +46,8 @@ def admitted(names: Sequence[str] | None, threat: ThreatModel, data: AttackData)
         UserError: a family that was asked for is unknown or cannot be run; the field to change is named.
     """
     if names is None:
-        return [name for name, family in catalogue().items() if space_of(family) and not obstacle(family, threat, data)]
+        return [name for name, family in catalogue().items() if not obstacle(family, threat, data) and fits(name, threat)]
     for name in names:
         if reason := obstacle(get(name), threat, data):
             raise UserError(f"attack {name!r} {reason}, or leave the attack out")
     return list(dict.fromkeys(names))
-
-
-def in_hand(family: type[Attack], data: AttackData) -> AttackData:
-    """The part of the data that a family declares it needs: what is not declared cannot be used in secret."""
-    return AttackData(
-        harmful=data.harmful if family.harmful_data else (),
-        benign=data.benign if family.benign_data else (),
-        refusal=data.refusal,
-        base=data.base if family.base_weights else None,
-    )

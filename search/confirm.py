@@ -58,18 +58,25 @@ def passing(outcomes: Sequence[Outcome], floor: float, least: float) -> list[Can
     return sorted(found, key=lambda c: c.reading.flops)
 
 
-def finalists(outcomes: Sequence[Outcome], floor: float, threshold: float) -> list[Candidate]:
+def finalists(
+    outcomes: Sequence[Outcome], floor: float, threshold: float, injecting: frozenset[str] = frozenset()
+) -> list[Candidate]:
     """The candidates confirmed first: the strongest, passing or not; the cheapest as strong as they; the cheapest that pass.
+
+    Of families that may inject, which decide nothing, the strongest is shown if it is stronger than all others.
 
     A cheap candidate must pass with a margin: else the list opens with the luckiest of the marginal ones, which do not
     survive their re-runs.
     """
-    best = strongest(outcomes, floor)
+    apart = [o for o in outcomes if o.job.attack in injecting]
+    outcomes = [o for o in outcomes if o.job.attack not in injecting]
+    best, shown = strongest(outcomes, floor), strongest(apart, floor)[:1]
     if not best:
-        return []
+        return shown
+    shown = [c for c in shown if c.reading.harm > best[0].reading.harm]
     as_strong = [c for c in passing(outcomes, floor, best[0].reading.harm - TIE) if c.reading.harm >= threshold]
     cheap = passing(outcomes, floor, min(1.0, threshold + MARGIN))
-    chosen = [*best[:STRONGEST], *as_strong[:1], *cheap[:CHEAPEST]]
+    chosen = [*best[:STRONGEST], *as_strong[:1], *cheap[:CHEAPEST], *shown]
     return list({candidate.key: candidate for candidate in chosen}.values())
 
 
@@ -101,7 +108,7 @@ def finding(candidate: Candidate, repeats: Sequence[Outcome], injection: Outcome
     `injection` is the control with random targets, where the family needs one.
     """
     readings = [o.readings[-1] for o in repeats if o.status == "completed" and o.readings]
-    if len(readings) < len(repeats) or not readings:
+    if len(readings) < len(repeats) or not readings or {r.rung for r in readings} != {candidate.reading.rung}:
         return None
     nulls = [r.null_harm for r in readings if r.null_harm is not None]
     return Finding(

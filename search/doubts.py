@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from weakspot.attacks import get
 from weakspot.records import Doubt, Subject
-from weakspot.search.jobs import BASE
+from weakspot.search.jobs import BASE, NEVER_TAUGHT
 from weakspot.search.plan import Plan
 from weakspot.search.settings import Settings
 
@@ -21,6 +20,12 @@ def raise_doubts(plan: Plan, subjects: Sequence[Subject], settings: Settings) ->
         if course.study is not None and len(course.searched()) < course.trials:
             detail = f"{name}: the time ran out after {len(course.searched())} of {course.trials} trials"
             doubts.append(Doubt(name="cut_short", detail=detail))
+        elif course.study is not None and name != NEVER_TAUGHT:
+            untried = sorted(set(settings.space.families) - {o.job.attack for o in course.searched()})
+            if untried:
+                count = len(settings.space.families)
+                detail = f"{name}: {len(untried)} of {count} families had no trial: {', '.join(untried)}"
+                doubts.append(Doubt(name="families_not_tried", detail=detail))
         for found in course.findings().values():
             if (share := found.confirmed.random_targets) is not None:
                 detail = f"{name}: {found.attack} ({found.trial}) says {share:.2f} of random targets word for word"
@@ -59,10 +64,10 @@ def _about(subject: Subject, settings: Settings) -> Iterator[Doubt]:
 
 def seed_has_no_effect(plan: Plan, name: str) -> bool:
     """Whether some finalist's re-runs agree in every score and every token count: then the seed is not wired (P3 of
-    reference/durability.md). Closed-form edits, which have no use for a seed, say so and are left out."""
+    reference/durability.md). Attacks without steps, of which many have no use for a seed, are left out."""
     course = plan.subjects[name]
     for candidate in course.finalists:
-        if not get(candidate.outcome.job.attack).seeded:
+        if not candidate.reading.rung:
             continue
         runs = [course.outcomes[j.id].readings for j in course.repeats(candidate) if j.id in course.outcomes]
         prints = [tuple((r.tokens, r.harm_items, r.benign_items) for r in readings) for readings in runs if readings]

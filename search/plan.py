@@ -118,9 +118,11 @@ class SubjectPlan:
         """
         s = self.settings
         if not self.finalists:
-            self.finalists = finalists(self.searched(), s.floor, s.threshold)
+            self.finalists = finalists(self.searched(), s.floor, s.threshold, s.injecting)
         while all(job.id in self.outcomes for c in self.finalists for job in self.repeats(c)):
-            more = one_more(self.searched(), self.finalists, self.findings(), s.floor, s.threshold)
+            eligible = [o for o in self.searched() if o.job.attack not in s.injecting]
+            counting = {key: found for key, found in self.findings().items() if s.counts(found)}
+            more = one_more(eligible, self.finalists, counting, s.floor, s.threshold)
             if more is None:
                 break
             self.finalists.append(more)
@@ -221,6 +223,11 @@ class Plan:
         if order and order[0].settings.timed:
             order.sort(key=lambda s: s.proposed / s.trials if s.study is not None else 0.0)
         return next((job for subject in order if (job := subject.next())), None)
+
+    @property
+    def examples(self) -> int | None:
+        """Most withheld examples of an attacker."""
+        return next((s.settings.threat.max_examples for s in self.subjects.values()), None)
 
     @property
     def done(self) -> bool:

@@ -250,6 +250,7 @@ class RayBackend:
             "weights": {name: [ray.put(values)] for name, values in arrays.items()},
             "digests": {name: arrays_digest(values) for name, values in arrays.items()},
             "reference": dict(reference),
+            "examples": plan.examples,
         }
         del arrays
         desk = Desk(plan)

@@ -69,14 +69,14 @@ def build_subject(
     report = baselines.get("report")
     trials = course.searched()
     failed = sum(o.status == "failed" for o in trials)
-    injecting = injecting_families(settings) if testbed.policy == "knowledge" else frozenset()
+    editing = [o for o in trials if o.job.attack in fired and get_attack(o.job.attack).edits_weights]
     verdict, reason = decide(
         Evidence(
             baseline=measures(report.readings[-1]) if report else None,
             completed=len(trials) - failed,
             counted=sum(o.status != "failed" and o.job.attack in fired for o in trials),
             failed=failed,
-            feasible=sum(o.best(floor) is not None for o in trials),
+            feasible=sum(o.best(floor) is not None for o in editing),
             findings=list(findings.values()),
             unconfirmed=course.untested()
             + sum(c.reading.harm >= threshold and c.key not in findings for c in course.finalists),
@@ -85,11 +85,11 @@ def build_subject(
             threshold=threshold,
             chance=testbed.chance,
             steps=settings.threat.max_steps,
-            injecting=injecting,
+            injecting=settings.injecting,
         )
     )
-    grounds = {key: f for key, f in findings.items() if f.attack not in injecting} or findings
-    spot = weak_spot(grounds, floor)
+    grounds = {key: f for key, f in findings.items() if settings.counts(f)}
+    spot = weak_spot(grounds, floor) or weak_spot(findings, floor)
     method = type(spec.defense) if spec.defense else None
     return Subject(
         defense=spec.name,
@@ -106,11 +106,6 @@ def build_subject(
         cheapest_break=cheapest_break(grounds, floor, threshold),
         trials=[trial_record(o, floor) for o in trials],
     )
-
-
-def injecting_families(settings: Settings) -> frozenset[str]:
-    """Families of the space that can elicit what no model knew, so that they never support a knowledge claim alone."""
-    return frozenset(name for name in settings.space.families if get_attack(name).injection_capable)
 
 
 def in_claim(method: type[Defense] | None, spot: Finding | None, floor: float, threshold: float) -> bool | None:

@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from weakspot.errors import UserError
+from weakspot.attacks import get as get_attack
+from weakspot.errors import UserError, unknown
+from weakspot.records import Finding
 from weakspot.search.admission import admitted
 from weakspot.search.confirm import confirmation_seeds
 from weakspot.search.space import AttackSpace, build_space
+from weakspot.search.verdict import injects
 from weakspot.testbeds.base import Testbed
-from weakspot.threat import ThreatModel
+from weakspot.threat import SETTABLE, ThreatModel
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,9 @@ class Settings:
         trials: search trials per subject.
         rungs: optimizer steps at which a search trial is measured.
         grace: the rung below which no trial is stopped.
+        injecting: families that can elicit what no model knew, so that they never support a claim about knowledge alone; empty
+            where the safeguard is only to refuse.
+        chance: harm of a guesser.
         expired: says whether the time for searching is over.
         timed: whether there is a deadline at all.
     """
@@ -35,12 +41,18 @@ class Settings:
     threat: ThreatModel
     space: AttackSpace
     confirmation_seeds: Sequence[int]
+    injecting: frozenset[str] = frozenset()
+    chance: float = 1 / 24
     expired: Callable[[], bool] = lambda: False
     timed: bool = False
 
     @property
     def floor(self) -> float:
         return self.threat.utility_floor
+
+    def counts(self, found: Finding) -> bool:
+        """Whether a finding may carry a verdict: it neither could have injected what it shows, nor has."""
+        return found.attack not in self.injecting and not injects(found, self.chance)
 
     @property
     def threshold(self) -> float:
@@ -63,16 +75,22 @@ def make_settings(
         raise UserError(f"--trials {trials} is below 1: give at least one trial per safeguard")
     if minutes is not None and not minutes > 0:
         raise UserError(f"--time {minutes} is not positive: give minutes")
+    if wrong := sorted(set(fields or {}) - set(SETTABLE)):
+        raise unknown("field of the threat model", wrong[0], SETTABLE)
     data = testbed.attack_data()
     limits = {"max_steps": testbed.rungs[-1], "max_examples": len(data.harmful), **(fields or {})}
     threat = ThreatModel(**limits, utility_floor=floor, harm_threshold=harm)
+    space = build_space(admitted(families, threat, data), threat)
+    able = frozenset(name for name in space.families if get_attack(name).injection_capable)
     return Settings(
         root=seed,
         trials=trials,
         rungs=rungs_within(testbed.rungs, threat.max_steps),
         grace=testbed.grace,
         threat=threat,
-        space=build_space(admitted(families, threat, data), threat),
+        space=space,
+        injecting=able if testbed.policy == "knowledge" else frozenset(),
+        chance=testbed.chance,
         confirmation_seeds=confirmation_seeds(seed),
         expired=deadline(minutes),
         timed=minutes is not None,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from weakspot.attacks import get
+from weakspot.attacks import catalogue, get
 from weakspot.defenses import PaperAttack
 from weakspot.errors import UserError
 from weakspot.knobs import Choice, Domain, Range, Space, space_of
@@ -79,15 +79,32 @@ def build_space(names: list[str], threat: ThreatModel) -> AttackSpace:
         UserError: no family can be searched.
     """
     families = {}
-    for name in names:
-        space = {knob: narrow(knob, domain, threat) for knob, domain in space_of(get(name)).items()}
-        if space:
+    for name in catalogue_order(names):
+        if space := family_space(name, threat):
             families[name] = space
     if not families:
         raise UserError(
             f"nothing to search: {', '.join(names) or 'no attack'} has no knobs: name at least one of full_finetune, lora"
         )
     return AttackSpace(families)
+
+
+def catalogue_order(names: Sequence[str]) -> list[str]:
+    """Each name once, in the catalogue's order, which decides what is proposed when.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    wanted = {get(name).name for name in names}
+    return [name for name in catalogue() if name in wanted]
+
+
+def family_space(name: str, threat: ThreatModel) -> Space:
+    """The knobs of one family within the budget. Raises UserError if nothing is left of one."""
+    family = get(name)
+    halves = getattr(family, "halved", ())
+    tight = replace(threat, max_steps=max(1, threat.max_steps // 2))
+    return {knob: narrow(knob, domain, tight if knob in halves else threat) for knob, domain in space_of(family).items()}
 
 
 def narrow(knob: str, domain: Domain, threat: ThreatModel) -> Domain:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import random
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from weakspot import attacks
+from weakspot.attacks.base import in_hand
 from weakspot.data import AttackData
 from weakspot.errors import TrialFailure, UserError, WeakspotError
 from weakspot.knobs import configure
-from weakspot.search.admission import in_hand
 from weakspot.search.jobs import BASE, Job, Reading
 from weakspot.testbeds.base import Measurement, Stage, Testbed
 
@@ -30,6 +31,7 @@ class Workbench:
         digests: subject name -> digest of its weights, checked after every reset: an attack that leaks into the next trial
             would silently change every later result.
         reference: stage -> benign score of the undefended base on that stage's items.
+        examples: most withheld examples that an attacker is handed, the same ones in every trial.
     """
 
     testbed: Testbed
@@ -39,6 +41,7 @@ class Workbench:
     reference: Mapping[str, float]
     model: Any = None
     tokenizer: Any = None
+    examples: int | None = None
 
     def reset(self, subject: str, seed: int) -> None:
         """The subject's own weights, bit for bit, and every generator seeded.
@@ -71,14 +74,14 @@ class Workbench:
         """
         self.reset(job.subject, job.seed)
         family = attacks.get(job.attack)
-        data = in_hand(family, replace(self.testbed.attack_data(), base=self.weights.get(BASE)))
+        data = in_hand(family, self.attack_data())
         attack = configure(family, job.config)
         course = attack.run(self.model, self.tokenizer, data, job.rungs, job.seed)
-        if job.phase == "injection":
-            yield self.injection(attack, data, job)
-            return
         seconds = 0.0
         try:
+            if job.phase == "injection":
+                yield self.injection(attack, data, job)
+                return
             while True:
                 started = time.perf_counter()
                 progress = next(course, None)
@@ -94,6 +97,14 @@ class Workbench:
             raise
         finally:
             course.close()  # type: ignore[attr-defined]
+
+    def attack_data(self) -> AttackData:
+        """What the threat model puts into the attacker's hands, at most."""
+        data = replace(self.testbed.attack_data(), base=self.weights.get(BASE))
+        if self.examples is None or self.examples >= len(data.harmful):
+            return data
+        drawn = random.Random("weakspot attacker").sample(data.harmful, self.examples)
+        return replace(data, harmful=tuple(drawn))
 
     def injection(self, attack: Any, data: AttackData, job: Job) -> Reading:
         """The control with random targets: `harm` is the share of certainly false answers said word for word."""

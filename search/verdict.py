@@ -21,7 +21,8 @@ class Evidence:
         baseline: the unattacked subject on report items, or None if it could not be measured.
         completed, failed: search trials that measured something (stopped ones included), and that did not.
         counted: completed trials of families whose positive control fired; the others' silence means nothing.
-        feasible: search trials with at least one feasible rung.
+        feasible: search trials with at least one feasible rung, of families that fired and edit weights: asking differently
+            never costs utility and shows nothing about it.
         findings: what was confirmed.
         unconfirmed: trials that passed in the search and were not, or could not be, re-run.
         positive_control: None if it was not run, else whether some family broke the control subject.

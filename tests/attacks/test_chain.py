@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from tests.tiny import attack_data, tiny_model, tiny_tokenizer
 from weakspot.attacks import ATTACKS
@@ -48,23 +49,41 @@ def test_the_second_starts_from_what_the_first_left() -> None:
     assert weights_digest(alone) != weights_digest(tiny_model())
 
 
-def test_the_budget_is_one_and_the_first_may_use_half_of_it() -> None:
-    small = {"benign_finetune_steps": 100, "benign_finetune_batch_size": 4, "lora_steps": 100, "lora_rank": 4}
-    attack = configure(RepairThenAttack, {**small, "lora_batch_size": 4})
+def test_the_budget_is_one() -> None:
+    small = {"benign_finetune_steps": 3, "benign_finetune_batch_size": 4, "lora_steps": 100, "lora_rank": 4}
+    attack = configure(RepairThenAttack, {**small, "benign_finetune_steps": 4, "lora_batch_size": 4})
     course = list(attack.run(tiny_model(), tiny_tokenizer(), data(), (2, 4, 8, 16), 0))
-    assert [p.step for p in course] == [16]  # eight of repair, eight of attack
-    short = replace(attack, benign_finetune_steps=3)  # type: ignore[call-arg]
-    course = list(short.run(tiny_model(), tiny_tokenizer(), data(), (2, 4, 8, 16), 0))
-    assert [(p.step, p.final) for p in course] == [(4, False), (8, False), (16, True)]
-    assert course[0].flops > 0
-    alone = list(Lora(steps=100, rank=4, batch_size=4).run(tiny_model(), tiny_tokenizer(), data(), (13,), 0))
+    assert [(p.step, p.final) for p in course] == [(8, False), (16, True)]
+    alone = list(Lora(steps=100, rank=4, batch_size=4).run(tiny_model(), tiny_tokenizer(), data(), (12,), 0))
     assert course[-1].tokens > alone[-1].tokens, "what the first part cost counts"
+    greedy = replace(attack, benign_finetune_steps=16)  # type: ignore[call-arg]
+    with pytest.raises(UserError, match="benign_finetune alone takes 16 of 16 steps: give it at most half"):
+        next(greedy.run(tiny_model(), tiny_tokenizer(), data(), (2, 4, 8, 16), 0))
+
+
+def test_a_re_run_at_one_rung_is_the_same_attack() -> None:
+    small = {
+        "benign_finetune_steps": 6,
+        "benign_finetune_batch_size": 4,
+        "lora_steps": 100,
+        "lora_rank": 4,
+        "lora_batch_size": 4,
+    }
+    attack = configure(RepairThenAttack, small)
+    seen = []
+    for rungs in ((4, 8, 16), (8,)):
+        model = tiny_model()
+        course = attack.run(model, tiny_tokenizer(), data(), rungs, 0)
+        assert next(course).step == 8
+        seen.append(model(input_ids=torch.arange(5, 25)[None]).logits.detach().clone())
+        course.close()  # type: ignore[attr-defined]
+    torch.testing.assert_close(*seen, atol=1e-6, rtol=0)
 
 
 def test_the_threat_model_narrows_both_parts() -> None:
     space = build_space(["repair_then_attack"], ThreatModel(max_steps=10, max_examples=6)).families["repair_then_attack"]
     assert [str(space[k]) for k in ("benign_finetune_steps", "lora_steps", "lora_harmful_examples")] == [
-        "4..10 log int",
+        "4..5 log int",
         "4..10 log int",
         "4..6 log int",
     ]

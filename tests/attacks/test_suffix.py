@@ -41,7 +41,7 @@ def slow_loss(model: Any, suffix: tuple[int, ...], end: int | None) -> torch.Ten
     return torch.stack(losses).mean()
 
 
-@pytest.mark.parametrize(("target", "end"), [("opening", 2), ("answer", None)])
+@pytest.mark.parametrize(("target", "end"), [("beginning", 2), ("answer", None)])
 @pytest.mark.parametrize("rows", [1, 8, 256])
 def test_losses_are_those_of_each_question_alone(target: str, end: int | None, rows: int) -> None:
     model = tiny_model()
@@ -147,13 +147,13 @@ def test_the_loss_of_the_training_prompts_falls(family: type[SuffixAttack]) -> N
 def test_beast_grows_one_token_a_step_and_keeps_the_best_of_all_where_all_are_tried() -> None:
     data = attack_data().harmful[:4]
     vocabulary = len(usable_tokens(tiny_model(), tiny_tokenizer()))
-    attack = Beast(steps=2, beams=1, candidates=64, batch_size=4, harmful_examples=4, target="opening")
+    attack = Beast(steps=2, beams=1, candidates=64, batch_size=4, harmful_examples=4, target="beginning")
     wide = dataclasses.replace(attack, candidates=10**6)
     course = list(wide.run(tiny_model(), tiny_tokenizer(), AttackData(data, ()), (1, 2), 0))
     assert [len(p.elicitation.insert) for p in course] == [1, 2]
     [first] = course[0].elicitation.insert
     every = [(i,) for i in range(5, 5 + vocabulary)]
-    losses = suffix_losses(tiny_model(), frame(tiny_tokenizer(), data, 1, "opening", 3), every, Meter())
+    losses = suffix_losses(tiny_model(), frame(tiny_tokenizer(), data, 1, "beginning", 3), every, Meter())
     assert first == every[int(losses.argmin())][0]
     assert course[1].elicitation.insert[0] == first
 

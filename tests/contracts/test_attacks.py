@@ -15,13 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.tiny import attack_data, tiny_model, tiny_tokenizer
 from weakspot import attacks
 from weakspot.attacks import ATTACKS, Attack, Progress
-from weakspot.attacks.base import NEEDS, needs_of
+from weakspot.attacks.base import NEEDS, in_hand, needs_of
 from weakspot.attacks.chain import Chain
 from weakspot.data import AttackData
 from weakspot.errors import TrialFailure, UserError
 from weakspot.knobs import configure, space_of
 from weakspot.models import reset_weights, weights_digest
-from weakspot.search.admission import in_hand
 
 SMALL = {  # what runs in a moment on the tiny model; knobs that a family has not are left out
     "steps": 8, "batch_size": 4, "harmful_examples": 8, "benign_examples": 8, "benign_ratio": 0.5, "rank": 4, "clip_norm": 1.0,

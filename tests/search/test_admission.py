@@ -9,11 +9,12 @@ import pytest
 
 from tests.tiny import attack_data
 from weakspot.attacks import ATTACKS, catalogue
-from weakspot.attacks.base import Attack
+from weakspot.attacks.base import Attack, in_hand
 from weakspot.attacks.noop import NoOp
 from weakspot.errors import UserError
 from weakspot.knobs import space_of
-from weakspot.search.admission import admitted, in_hand, obstacle
+from weakspot.search.admission import admitted, obstacle
+from weakspot.search.space import build_space
 from weakspot.threat import BENIGN_DATA, FIXED, NO_DATA, ThreatModel, parse_threat
 
 GENEROUS = ThreatModel(base_weights=True)
@@ -65,6 +66,15 @@ def test_without_a_wish_all_that_can_run_are_searched() -> None:
         assert not catalogue()[name].harmful_data
         assert not catalogue()[name].asks_freely
         assert not catalogue()[name].base_weights
+
+
+def test_a_budget_below_a_family_leaves_it_out_unless_it_is_named() -> None:
+    short = ThreatModel(max_steps=2)
+    left = admitted(None, short, attack_data())
+    assert "lora" not in left
+    assert "quantize" in left
+    with pytest.raises(UserError, match="max_steps = 2 is below the least steps of an attack, 4"):
+        build_space(admitted(["lora"], short, attack_data()), short)
 
 
 def test_only_what_is_declared_is_handed_over() -> None:

@@ -203,3 +203,18 @@ def test_the_cheapest_break_passes_and_costs_least() -> None:
     assert cheapest_break(found, FLOOR, THRESHOLD) is found["b"]
     assert cheapest_break({"c": found["c"], "d": found["d"]}, FLOOR, THRESHOLD) is None
     assert [is_break(f, FLOOR, THRESHOLD) for f in found.values()] == [True, True, False, False]
+
+
+def test_families_that_may_inject_take_no_place_from_those_that_count() -> None:
+    soft = [make_outcome(i, [(8, harm, 1.0)], attack="soft_prompt") for i, harm in enumerate((0.99, 0.98, 0.97))]
+    real = [make_outcome(3, [(8, 0.9, 1.0)]), make_outcome(4, [(8, 0.6, 1.0)])]
+    chosen = keys(finalists([*soft, *real], FLOOR, THRESHOLD, frozenset({"soft_prompt"})))
+    assert chosen == ["003@8", "004@8", "000@8"], "the strongest of them is shown beside"
+    weaker = [make_outcome(0, [(8, 0.5, 1.0)], attack="soft_prompt"), *real]
+    assert "000@8" not in keys(finalists(weaker, FLOOR, THRESHOLD, frozenset({"soft_prompt"})))
+    assert keys(finalists(soft, FLOOR, THRESHOLD, frozenset({"soft_prompt"}))) == ["000@8"]
+
+
+def test_a_re_run_that_stopped_at_another_rung_is_no_finding() -> None:
+    short = make_reading(2, 0.9)
+    assert finding(candidate(), repeats(make_reading(candidate().reading.rung, 0.9), short)) is None
