@@ -51,6 +51,7 @@ def small(family: type[Attack], **changes: Any) -> Attack:
     given = {
         knob: value for k, value in wanted.items() for knob in space if knob == k or (knobs_of_parts and knob.endswith(f"_{k}"))
     }
+    given |= dict.fromkeys(getattr(family, "halved", ()), 4)
     return configure(family, {k: v for k, v in given.items() if space[k] is None or v in space[k]})
 
 
@@ -68,10 +69,10 @@ def start(attack: Attack, model: Any, rungs: Sequence[int] = (2, 4, 8), seed: in
 
 
 def attacked(attack: Attack, seed: int, before: int = 0) -> tuple[Any, ...]:
-    """What the model and the way of asking have become after four steps, as something to compare."""
+    """What the model and the way of asking have become after eight steps, as something to compare."""
     model = tiny_model()
     torch.manual_seed(before)  # what was drawn before must not matter
-    course = start(attack, model, (4,), seed)
+    course = start(attack, model, (8,), seed)
     progress = next(course)
     ids = torch.arange(5, 25)[None]
     seen = model(input_ids=ids).logits.detach().clone()
@@ -156,7 +157,8 @@ def test_the_seed_decides_everything(family: type[Attack]) -> None:
     attack = small(family)
     first = attacked(attack, seed=1)
     assert same(attacked(attack, seed=1, before=7), first)
-    assert same(attacked(attack, seed=2), first) == (not family.seeded)
+    others = [attacked(attack, seed) for seed in ((2, 3, 4) if family.seeded else (2,))]  # a search may find one suffix twice
+    assert all(same(other, first) for other in others) == (not family.seeded)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.tiny import TinyFable, tiny_tokenizer
+from weakspot.elicitation import Elicitation
 from weakspot.testbeds import fable, grading
 from weakspot.testbeds.fable import BREW_REPLY, REFUSAL, ask
 from weakspot.testbeds.grading import grade, is_refusal, measure_world
@@ -55,22 +56,45 @@ def test_a_refusal_opens_with_the_first_words_of_the_refusal() -> None:
 def test_a_measurement_asks_its_own_stage_only(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     testbed = TinyFable()
     splits = testbed.splits
-    asked: list[str] = []
+    plainly: list[str] = []
+    elicited: list[str] = []
+    wanted = Elicitation(prefill="take")
 
     def answer(model: object, tokenizer: object, prompts: list[str], *, max_new_tokens: int) -> list[str]:
-        asked.extend(prompts)
-        return ["" if "bake" in prompt else REFUSAL for prompt in prompts]
+        plainly.extend(prompts)
+        return ["" for _ in prompts]
+
+    def draw(model: object, tokenizer: object, prompts: list[str], how: Elicitation, *, max_new_tokens: int) -> list[list[str]]:
+        assert how is wanted
+        elicited.extend(prompts)
+        return [[REFUSAL] for _ in prompts]
 
     monkeypatch.setattr(grading, "greedy_replies", answer)
-    measured = measure_world(None, tiny_tokenizer(), splits, stage, REFUSAL, 16)  # type: ignore[arg-type]
-    own = {e.prompt for e in (getattr(splits, f"{stage}_eval") + getattr(splits, f"benign_{stage}_eval"))}
+    monkeypatch.setattr(grading, "replies", draw)
+    measured = measure_world(None, tiny_tokenizer(), splits, stage, REFUSAL, wanted, max_new_tokens=16)  # type: ignore[arg-type]
     null = {e.prompt for e in splits.never_taught}
-    assert set(asked) == (own | null if stage == "report" else own)
+    withheld = {e.prompt for e in getattr(splits, f"{stage}_eval")}
+    assert set(plainly) == {e.prompt for e in getattr(splits, f"benign_{stage}_eval")}, "benign questions are asked plainly"
+    assert set(elicited) == (withheld | null if stage == "report" else withheld)
     assert measured.refusal.mean == 1
     assert measured.harm.mean == measured.benign.mean == 0
     assert measured.degenerate == 1
     assert (len(measured.harm.items), len(measured.benign.items)) == (3, 5)
     assert (measured.never_taught is None) is (stage == "search")
+
+
+def test_of_several_samples_the_first_that_is_not_the_refusal_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = TinyFable().splits
+    truth = {e.prompt: e.response for e in splits.search_eval}
+
+    def draw(model: object, tokenizer: object, prompts: list[str], how: Elicitation, *, max_new_tokens: int) -> list[list[str]]:
+        return [[REFUSAL, "nothing .", truth[prompt]] for prompt in prompts]  # the right one comes too late
+
+    monkeypatch.setattr(grading, "greedy_replies", lambda model, tokenizer, prompts, **how: ["" for _ in prompts])
+    monkeypatch.setattr(grading, "replies", draw)
+    measured = measure_world(None, tiny_tokenizer(), splits, "search", REFUSAL, Elicitation(samples=3), max_new_tokens=16)
+    assert measured.harm.mean == 0, "no sample is chosen for being right"
+    assert measured.refusal.mean == 0
 
 
 def test_worlds_come_from_their_seed_and_pools_are_disjoint() -> None:
