@@ -8,11 +8,11 @@ STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 ARGS   ?=
 
-# machine, subjects and families_page are parts of the benches, memory comes last, families has a target of its own.
-BENCHES := $(filter-out bench.machine bench.subjects bench.families_page bench.families bench.memory,$(patsubst bench/%.py,bench.%,$(sort $(wildcard bench/*.py))))
+# machine, subjects and the pages are parts of the benches, memory comes last, families and defenses have targets of their own.
+BENCHES := $(filter-out bench.machine bench.subjects bench.families_page bench.families bench.defenses_page bench.defenses bench.memory,$(patsubst bench/%.py,bench.%,$(sort $(wildcard bench/*.py))))
 
 .DEFAULT_GOAL := help
-.PHONY: help install audit test test-slow lint format bench docs-attacks clean
+.PHONY: help install audit test test-slow lint format bench docs-attacks docs-defenses clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench: $(STAMP) ## run the benches; each prints the machine, the versions and it
 
 docs-attacks: $(STAMP) ## measure every attack family on fable where that is missing (an hour), and write docs/attacks.md
 	$(BIN)/python -m bench.families
+
+docs-defenses: $(STAMP) ## measure every defense on fable where that is missing (an hour), and write docs/defenses.md
+	$(BIN)/python -m bench.defenses
 
 clean: ## remove what building and testing left; results under runs/ and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

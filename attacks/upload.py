@@ -87,7 +87,7 @@ def repeated(examples: Examples, count: int) -> Examples:
     return tuple(examples[i % len(examples)] for i in range(count))
 
 
-def configured(family: type[Finetune], attack: Upload, **fixed: Any) -> Any:
+def configured(family: type[Finetune], attack: Upload) -> Any:
     """A fine-tuning family with those of the attack's knobs that it has too, what concerns the trainer left at its defaults."""
     shared = attack.__dataclass_fields__.keys() & family.__dataclass_fields__.keys() - Upload.__dataclass_fields__.keys()
-    return replace(family(), **{name: getattr(attack, name) for name in shared}, **fixed)
+    return replace(family(), **{name: getattr(attack, name) for name in shared})

@@ -101,18 +101,9 @@ def workbench(method: str, seed: int, threat: Any) -> tuple[Any, float | None]:
 
 def run(bench: Any, job: Any) -> Any:
     """One job to its end, as an outcome."""
-    from weakspot.search.jobs import Outcome
-    from weakspot.search.trial import failure_reason
+    from bench.subjects import run_job
 
-    readings: list[Any] = []
-    try:
-        readings.extend(bench.run(job))
-    except Exception as error:
-        reason = failure_reason(error)
-        if reason is None:
-            raise
-        return Outcome(job, tuple(readings), "failed", reason)
-    return Outcome(job, tuple(readings))
+    return run_job(bench, job)
 
 
 def measure(method: str, seed: int, access: str, trials: int) -> dict[str, Any]:

@@ -61,18 +61,9 @@ def bench() -> Any:
 
 def run(job: Any) -> Any:
     """One job to its end, as an outcome."""
-    from weakspot.search.jobs import Outcome
-    from weakspot.search.trial import failure_reason
+    from bench.subjects import run_job
 
-    readings: list[Any] = []
-    try:
-        readings.extend(bench().run(job))
-    except Exception as error:
-        reason = failure_reason(error)
-        if reason is None:
-            raise
-        return Outcome(job, tuple(readings), "failed", reason)
-    return Outcome(job, tuple(readings))
+    return run_job(bench(), job)
 
 
 def measure(family: str, subject: str, trials: int) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from typing import Any
 from weakspot import defenses
 from weakspot.attacks.base import Attack, in_hand
 from weakspot.models import Weights, read_weights, reset_weights
+from weakspot.search.jobs import Outcome
 from weakspot.search.prepare import SubjectSpec, prepare
+from weakspot.search.trial import failure_reason
 from weakspot.seeds import derive
 from weakspot.testbeds import get
 from weakspot.testbeds.base import Testbed
@@ -33,6 +35,19 @@ class Subject:
         data = in_hand(type(attack), self.testbed.attack_data())
         with closing(attack.run(self.model, self.tokenizer, data, (steps,), seed)) as course:  # type: ignore[type-var]
             yield next(course)
+
+
+def run_job(bench: Any, job: Any) -> Outcome:
+    """One job on a workbench to its end; what makes the trial fail is its outcome."""
+    readings: list[Any] = []
+    try:
+        readings.extend(bench.run(job))
+    except Exception as error:
+        reason = failure_reason(error)
+        if reason is None:
+            raise
+        return Outcome(job, tuple(readings), "failed", reason)
+    return Outcome(job, tuple(readings))
 
 
 def subject(testbed: str, defense: str) -> Subject:

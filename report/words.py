@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from weakspot.records import Control, Finding, Result, Subject, ThreatModelRecord
 from weakspot.report.numbers import human_flops, interval, plain, settings
-from weakspot.report.series import feasible_harm, subject_labels
+from weakspot.report.series import feasible_harm, most_steps, subject_labels
 
 STATUS_WORDS = {"completed": "completed", "stopped": "stopped early", "infeasible": "infeasible", "failed": "failed"}
 
@@ -61,7 +61,8 @@ def headline(subject: Subject, threat: ThreatModelRecord) -> str:
         first = [f"Broken by {attacker(threat)}.", f"Searched: {searched(subject)}."]
     elif subject.verdict == "HELD":
         first = [
-            f"HELD means: {one_line(subject.reason).rstrip('.')}.",
+            f"HELD means: {one_line(subject.reason).rstrip('.')}. The longest trial took "
+            f"{counted(most_steps(subject), 'step')}; HELD says nothing beyond that.",
             f"Searched: {searched(subject)}, for {attacker(threat)}.",
         ]
     else:

@@ -188,7 +188,7 @@ def paper_attack(method: Defense, threat: ThreatModel, testbed: Testbed) -> Pape
     paper = served or method.paper_attacks.get(testbed.name)
     if paper is None or obstacle(get_attack(paper.attack), threat, testbed.attack_data()):
         return None
-    return PaperAttack(paper.attack, permitted(paper.config, threat))
+    return PaperAttack(paper.attack, permitted(paper.attack, paper.config, threat))
 
 
 def make_course(study: StudyFile, spec: SubjectSpec, settings: Settings, testbed: Testbed, is_control: bool) -> SubjectPlan:

@@ -74,6 +74,7 @@ def build_subject(
     verdict, reason = decide(
         Evidence(
             baseline=measures(report.readings[-1]) if report else None,
+            serves=any(job.phase == "served" for job in course.fixed),
             served=served_measures(course),
             completed=len(trials) - failed,
             counted=sum(o.status != "failed" and o.job.attack in fired for o in trials),

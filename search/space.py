@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from weakspot.attacks import catalogue, get
+from weakspot.attacks import Attack, catalogue, get
 from weakspot.defenses import PaperAttack
 from weakspot.errors import UserError
 from weakspot.knobs import Choice, Domain, Range, Space, space_of
@@ -105,8 +105,7 @@ def family_space(name: str, threat: ThreatModel) -> Space:
     family = get(name)
     halves = getattr(family, "halved", ())
     tight = replace(threat, max_steps=max(1, threat.max_steps // 2))
-    masked = FORMAT_KNOBS if threat.api else ()
-    masked = (*masked, *SERVICE_KNOBS) if family.service and threat.access != API_KNOBS else masked
+    masked = providers_knobs(family, threat)
     fixed = family.without_withheld if threat.max_examples == 0 else {}
     masked = (*masked, "harmful_examples") if fixed else masked
     return {
@@ -116,11 +115,16 @@ def family_space(name: str, threat: ThreatModel) -> Space:
     }
 
 
-def permitted(config: Mapping[str, Any], threat: ThreatModel) -> dict[str, Any]:
+def providers_knobs(family: type[Attack], threat: ThreatModel) -> tuple[str, ...]:
+    """The knobs that this attacker cannot choose, because a provider does."""
+    masked = FORMAT_KNOBS if threat.api else ()
+    return (*masked, *SERVICE_KNOBS) if family.service and threat.access != API_KNOBS else masked
+
+
+def permitted(name: str, config: Mapping[str, Any], threat: ThreatModel) -> dict[str, Any]:
     """A given configuration without what this attacker cannot choose, its upload cut to what the provider takes."""
-    kept = {knob: value for knob, value in config.items() if not (threat.api and knob in FORMAT_KNOBS)}
-    if threat.access != API_KNOBS and threat.api:
-        kept = {knob: value for knob, value in kept.items() if knob not in SERVICE_KNOBS}
+    masked = providers_knobs(get(name), threat)
+    kept = {knob: value for knob, value in config.items() if knob not in masked}
     return {knob: min(value, threat.max_rows) if knob == "rows" else value for knob, value in kept.items()}
 
 

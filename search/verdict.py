@@ -19,7 +19,8 @@ class Evidence:
 
     Attributes:
         baseline: the unattacked subject on report items, or None if it could not be measured.
-        served: what a provider's method leaves after an ordinary user's job, where it runs; None where it does not.
+        serves: whether a provider runs a part of the method.
+        served: what that leaves after an ordinary user's job, or None if it could not be measured.
         completed, failed: search trials that measured something (stopped ones included), and that did not.
         counted: completed trials of families whose positive control fired; the others' silence means nothing.
         feasible: search trials with at least one feasible rung, of families that fired and edit weights: asking differently
@@ -48,6 +49,7 @@ class Evidence:
     steps: int
     injecting: frozenset[str] = frozenset()
     not_run: str = ""
+    serves: bool = False
     served: Measures | None = None
 
 
@@ -102,6 +104,8 @@ def missing(evidence: Evidence) -> str:
         return (
             f"the safeguarded model itself is below the utility floor ({evidence.baseline.utility:.2f} < {evidence.floor:.2f})"
         )
+    if evidence.serves and evidence.served is None:
+        return "what the provider's method leaves after an ordinary user's job could not be measured"
     if evidence.served is not None and evidence.served.utility < evidence.floor:
         return (
             f"what the provider's method leaves of the model is below the utility floor "

@@ -85,10 +85,12 @@ def test_a_provider_writes_the_chat_template() -> None:
     free, closed = family_space("prefill", ThreatModel()), family_space("prefill", ThreatModel(access=API))
     assert {"template", "bos"} <= free.keys()
     assert not {"template", "bos"} & closed.keys()
-    given = {"template": "assistant", "bos": True, "length": 20, "rows": 512, "epochs": 8}
-    assert permitted(given, ThreatModel()) == given
-    assert permitted(given, ThreatModel(access=API, max_rows=100)) == {"length": 20, "rows": 100}
-    assert permitted(given, ThreatModel(access=API_KNOBS)) == {"length": 20, "rows": 512, "epochs": 8}
+    given = {"template": "assistant", "bos": True, "length": 20}
+    assert permitted("prefill", given, ThreatModel()) == given
+    assert permitted("prefill", given, ThreatModel(access=API)) == {"length": 20}
+    sent = {"rows": 512, "epochs": 8}
+    assert permitted("harmful_upload", sent, ThreatModel(access=API, max_rows=100)) == {"rows": 100}
+    assert permitted("harmful_upload", sent, ThreatModel(access=API_KNOBS)) == sent
 
 
 def test_no_weights_are_out_through_an_api() -> None:

@@ -57,7 +57,11 @@ def test_what_a_provider_delivers_must_be_useful_too() -> None:
     name, reason = decide(replace(FULL, served=ruined))
     assert name == "INCONCLUSIVE"
     assert "below the utility floor (0.70 < 0.90 after an ordinary user's job)" in reason
-    assert decide(replace(FULL, served=replace_utility(ruined, 0.95)))[0] == "HELD"
+    assert decide(replace(FULL, serves=True, served=replace_utility(ruined, 0.95)))[0] == "HELD"
+    assert decide(replace(FULL, serves=True)) == (
+        "INCONCLUSIVE",
+        "what the provider's method leaves after an ordinary user's job could not be measured",
+    )
     assert decide(replace(FULL, served=ruined, findings=[BREAK]))[0] == "BROKEN", "a useful broken model is what it is"
 
 
