@@ -55,9 +55,10 @@ def render(results: Mapping[str, Any]) -> str:
     cells = results["cells"]
     counts = " or ".join(str(len(names)) for names in FAMILIES.values())
     parts = [HEAD.format(trials=results.get("trials", "-"), families=counts, floor=FLOOR), overview(cells)]
-    parts.append(
-        f"Measured so far: {len(cells)} cells (method, access, defense seed). A row may have fewer than three seeds yet.\n"
-    )
+    if any(f"{key.rsplit('/', 1)[0]}/{seed}" not in cells for key in cells for seed in (0, 1, 2)):
+        parts.append(
+            f"Measured so far: {len(cells)} cells (method, access, defense seed). Some rows have fewer than three seeds.\n"
+        )
     parts += [table(access, cells) for access in TITLES]
     machine = results.get("machine", {})
     versions = ", ".join(f"{name} {number}" for name, number in results.get("versions", {}).items())
