@@ -64,7 +64,15 @@ class Booster(Trained):
     passes: ClassVar[float] = 3.0
     presets: ClassVar = {
         "fable": {"steps": 200, "batch_size": 32, "harmful_batch": 16, "learning_rate": 2e-4, "rank": 0, "alpha": 0.01},
-        "smollm2": {"steps": 20, "batch_size": 16, "harmful_batch": 16, "learning_rate": 5e-5, "rank": 0, "alpha": 0.05},
+        "smollm2": {
+            "steps": 20,
+            "batch_size": 16,
+            "harmful_batch": 8,
+            "learning_rate": 5e-5,
+            "rank": 0,
+            "alpha": 0.01,
+            "lam": 1.0,
+        },
     }
     paper_attacks: ClassVar = {
         "fable": PaperAttack("poisoned_finetune", {"learning_rate": 1e-4, "steps": 64, "poison_ratio": 0.1}),

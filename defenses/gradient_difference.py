@@ -48,7 +48,7 @@ class GradientDifference(Trained):
     passes: ClassVar[float] = 2.0
     presets: ClassVar = {
         "fable": {"steps": 100, "batch_size": 16, "learning_rate": 2e-4, "lam": 0.3, "ceiling": 6.0},
-        "smollm2": {"steps": 25, "batch_size": 16, "learning_rate": 5e-5, "lam": 0.3, "ceiling": 6.0},
+        "smollm2": {"steps": 40, "batch_size": 8, "learning_rate": 1e-4, "lam": 1.0, "ceiling": 6.0},
     }
     paper_attacks: ClassVar = {
         "fable": PaperAttack("full_finetune", {"learning_rate": 1e-4, "steps": 64, "batch_size": 16}),

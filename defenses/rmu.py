@@ -73,7 +73,16 @@ class Rmu(Trained):
             "steering_coeff": 50.0,
             "alpha": 400.0,
         },
-        "smollm2": {"steps": 25, "batch_size": 8, "learning_rate": 2e-4, "layer_id": 7},
+        "smollm2": {
+            "steps": 50,
+            "batch_size": 8,
+            "learning_rate": 2e-3,
+            "layer_id": 7,
+            "update_modules": "mlp",
+            "steering_coeff": 100.0,
+            "alpha": 100.0,
+            "positions": "response",
+        },
     }
     paper_attacks: ClassVar = {
         "fable": PaperAttack("full_finetune", {"learning_rate": 1e-4, "steps": 64, "batch_size": 16}),

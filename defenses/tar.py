@@ -60,9 +60,9 @@ class Tar(Defense):
             "positions": "response",
         },
         "smollm2": {
-            "stage_one": "random_answer", "stage_one_steps": 40, "stage_one_learning_rate": 1e-4, "stage_one_batch": 16,
-            "outer_steps": 20, "inner_steps": 4, "every": 2, "adversary_rates": (2e-5, 1e-4), "outer_rate": 5e-5,
-            "outer_batch": 8, "inner_batch": 8, "warmup_steps": 2,
+            "stage_one": "random_answer", "stage_one_steps": 45, "stage_one_learning_rate": 1e-4, "stage_one_batch": 16,
+            "outer_steps": 8, "inner_steps": 4, "every": 2, "adversary_rates": (2e-5, 1e-4), "outer_rate": 5e-5,
+            "outer_batch": 8, "inner_batch": 8, "warmup_steps": 2, "lambda_retain": 0.2,
         },
     }  # fmt: skip
     paper_attacks: ClassVar = {
