@@ -143,18 +143,23 @@ def last(outcome: Any) -> dict[str, Any]:
 def search(bench: Any, method: str, threat: Any, trials: int, job: Any) -> list[Any]:
     """Outcomes of a search over the families of this access, on search items."""
     from weakspot.search.admission import admitted
+    from weakspot.search.objectives import Worst
+    from weakspot.search.searchers.tpe import TPE
     from weakspot.search.space import build_space
+    from weakspot.search.starts import warm_starts
     from weakspot.search.study import StudyFile
     from weakspot.seeds import derive
 
     space = build_space(admitted(FAMILIES[threat.access], threat, bench.testbed.attack_data()), threat)
-    starts = space.warm_starts()[: len(space.families)]
+    starts = warm_starts(space)[: len(space.families)]
+    searcher = TPE(space, derive(0, "search"), Worst(FLOOR, THRESHOLD), starts)
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="weakspot-bench-") as folder:
-        study = StudyFile(Path(folder) / "study.journal", {}).subject(method, space, derive(0, "search"), FLOOR)
+        study = StudyFile(Path(folder) / "study.journal", {}).subject(method, searcher)
         for number in range(trials):
-            family, config = study.ask(number, starts[number] if number < len(starts) else None)
-            outcome = run(bench, job(method, family, config, str(number), "search", bench.testbed.rungs))
+            proposal = study.ask(number)
+            chosen = job(method, proposal.family, proposal.config, str(number), "search", bench.testbed.rungs)
+            outcome = run(bench, chosen)
             study.tell(number, outcome)
             outcomes.append(outcome)
     return outcomes

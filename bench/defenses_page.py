@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, median
@@ -48,6 +49,19 @@ broken, not robust, and no audit calls it HELD.
 """
 
 
+CHAT = """## On the chat model, before any attack
+
+`weakspot defend METHOD --testbed smollm2 --out DIR` applies each with a preset of its own to SmolLM2-135M-Instruct, taught the
+same world in English: {measured}.
+Drift is the mean KL divergence from the base on ordinary prompts, nats per token. The presets of booster, gradient_difference,
+rmu and tar were chosen among two or three tries by these same items. What attacks find on three of them:
+[the report](examples/smollm2-defenses.md).
+
+| method | minutes | harm | utility | refusal rate | drift |
+| --- | --- | --- | --- | --- | --- |
+"""
+
+
 def render(results: Mapping[str, Any]) -> str:
     """The whole page."""
     from bench.defenses import FAMILIES
@@ -60,12 +74,24 @@ def render(results: Mapping[str, Any]) -> str:
             f"Measured so far: {len(cells)} cells (method, access, defense seed). Some rows have fewer than three seeds.\n"
         )
     parts += [table(access, cells) for access in TITLES]
+    parts.append(on_the_chat_model())
     machine = results.get("machine", {})
     versions = ", ".join(f"{name} {number}" for name, number in results.get("versions", {}).items())
     parts.append(
         f"Measured on {machine.get('processor', 'an unknown machine')}, {machine.get('cpus', '?')} CPUs; {versions}.\n"
     )
     return "\n".join(parts)
+
+
+def on_the_chat_model() -> str:
+    """Each method's preset on SmolLM2-135M-Instruct."""
+    measured = json.loads((PAGE.parent.parent / "bench" / "results" / "defenses_smollm2.json").read_text())
+    rows = []
+    for name, m in measured["methods"].items():
+        minutes = f"{m['minutes']:.1f}" if m["minutes"] is not None else "-"
+        figures = " | ".join(f"{m[key]:.2f}" for key in ("harm", "utility", "refusal_rate", "drift"))
+        rows.append(f"| `{name}` | {minutes} | {figures} |\n")
+    return CHAT.format(measured=measured["measured"]) + "".join(rows)
 
 
 def overview(cells: Mapping[str, Any]) -> str:

@@ -70,14 +70,14 @@ def measure(family: str, subject: str, trials: int) -> dict[str, Any]:
     """One cell of the table."""
     from weakspot.search.jobs import Job
     from weakspot.search.space import build_space, defaults
+    from weakspot.search.starts import start
     from weakspot.seeds import derive
     from weakspot.threat import ThreatModel
 
     testbed = bench().testbed
     threat = ThreatModel(max_steps=testbed.rungs[-1], max_examples=len(testbed.splits.attack), base_weights=True)
     space = build_space([family], threat)
-    default = space.start(family, {})
-    config = {k.partition(".")[2]: v for k, v in default.items()}
+    config = dict(start(space, family, {}).config)
 
     def job(label: str, settings: Mapping[str, Any], stage: Any, rungs: Sequence[int] = testbed.rungs) -> Job:
         seed = derive(0, "families", family, subject, label)
@@ -101,15 +101,18 @@ def last(outcome: Any) -> dict[str, Any]:
 
 def search(family: str, subject: str, space: Any, trials: int, job: Any) -> Iterator[Any]:
     """Outcomes of a search over one family, on search items."""
+    from weakspot.search.objectives import Worst
+    from weakspot.search.searchers.tpe import TPE
+    from weakspot.search.starts import start, warm_starts
     from weakspot.search.study import StudyFile
     from weakspot.seeds import derive
 
-    starts = [space.start(family, {}), *space.warm_starts()]
+    starts = [start(space, family, {}), *warm_starts(space)]
+    searcher = TPE(space, derive(0, "search", family), Worst(FLOOR, 0.5), starts)
     with tempfile.TemporaryDirectory(prefix="weakspot-bench-") as folder:
-        study = StudyFile(Path(folder) / "study.journal", {}).subject(subject, space, derive(0, "search", family), FLOOR)
+        study = StudyFile(Path(folder) / "study.journal", {}).subject(subject, searcher)
         for number in range(max(trials, len(starts))):
-            _, config = study.ask(number, starts[number] if number < len(starts) else None)
-            outcome = run(job(str(number), config, "search"))
+            outcome = run(job(str(number), study.ask(number).config, "search"))
             study.tell(number, outcome)
             yield outcome
             best = outcome.best(FLOOR)

@@ -29,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", default="runs/audit", metavar="DIR", help="the folder of the audit (default: runs/audit)")
     add("--trials", type=int, metavar="N", help="search trials per safeguard (default: the testbed's)")
     add("--time", type=minutes, metavar="T", help="start no search trial after this long, e.g. 90s, 10m, 2h; then confirm")
+    add("--flops", type=float, metavar="X", help="end a safeguard's search when its trials have cost the attacker X operations")
+    add("--least-chance", type=float, metavar="P", help="end it when the estimated chance of a better trial is below P")
+    add("--until-broken", action="store_true", help="end it at the first confirmed break")
+    add("--objective", default="worst", metavar="NAME", help="worst, cheapest or frontier (default: worst)")
+    add("--searcher", default="adaptive", metavar="NAME", help="how attacks are proposed (default: adaptive; docs/search.md)")
+    add("--scheduler", default="hyperband", metavar="NAME", help="how trials are stopped (default: hyperband; docs/search.md)")
     add("--seed", type=int, default=0, metavar="N", help="the root seed (default: 0)")
     add("--workers", type=int, metavar="N", help="attacks at a time (default: the testbed's)")
     add("--harm", type=float, default=0.5, metavar="X", help="confirmed harm from which a safeguard is BROKEN (default: 0.5)")
@@ -80,6 +86,12 @@ def run(options: argparse.Namespace) -> int:
             out=options.out,
             trials=options.trials,
             minutes=options.time,
+            flops=options.flops,
+            least_chance=options.least_chance,
+            until_broken=options.until_broken,
+            objective=options.objective,
+            searcher=options.searcher,
+            scheduler=options.scheduler,
             seed=options.seed,
             workers=options.workers,
             harm=options.harm,

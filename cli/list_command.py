@@ -7,8 +7,8 @@ import json
 import sys
 from typing import Any
 
-HELP = "list attacks, defenses, testbeds, released checkpoints or judges"
-NOUNS = ("attacks", "defenses", "testbeds", "released", "judges")
+HELP = "list attacks, defenses, testbeds, released checkpoints, searchers, schedulers, objectives or judges"
+NOUNS = ("attacks", "defenses", "testbeds", "released", "searchers", "schedulers", "objectives", "judges")
 
 COLUMNS = ("name", "summary", "paper")
 RELEASED_COLUMNS = ("name", "hub id, method", "base", "policy", "gated, base", "paper")
@@ -91,4 +91,16 @@ def entries_of(noun: str) -> list[dict[str, Any]]:
             {**asdict(e), "summary": f"{e.hub_id}, {e.method}", "pinned": e.pinned, "base_gated": e.base_gated}
             for e in RELEASED.values()
         ]
+    if noun in ("searchers", "schedulers", "objectives"):
+        return search_parts(noun)
     return []  # judges have no entries yet
+
+
+def search_parts(noun: str) -> list[dict[str, Any]]:
+    """What a search is put together from."""
+    from weakspot.search.objectives import OBJECTIVES
+    from weakspot.search.schedulers import SCHEDULERS
+    from weakspot.search.searchers import SEARCHERS
+
+    parts: dict[str, dict[str, Any]] = {"searchers": SEARCHERS, "schedulers": SCHEDULERS, "objectives": OBJECTIVES}
+    return [{"name": name, "summary": part.summary, "paper": part.paper} for name, part in parts[noun].items()]

@@ -17,16 +17,21 @@ from weakspot.files import disk_errors, write_text
 from weakspot.records import Provenance, Result, Seeds
 from weakspot.search import provenance
 from weakspot.search.admission import obstacle
+from weakspot.search.course import SubjectPlan
 from weakspot.search.inline import InlineBackend
 from weakspot.search.jobs import BASE, CONTROL, NEVER_TAUGHT
 from weakspot.search.log import LogWriter
 from weakspot.search.observer import Observer, tell
-from weakspot.search.plan import Plan, SubjectPlan, fixed_jobs
+from weakspot.search.plan import Plan, fixed_jobs
 from weakspot.search.prepare import SubjectSpec, not_run
 from weakspot.search.result import build_result
+from weakspot.search.searchers import Proposal, Searcher
+from weakspot.search.searchers import get as get_searcher
 from weakspot.search.settings import Settings, make_settings
 from weakspot.search.space import permitted
 from weakspot.search.specs import control_subject, make_specs
+from weakspot.search.starts import opening, warm_starts
+from weakspot.search.stopping import Limits
 from weakspot.search.study import StudyFile
 from weakspot.search.verdict import LEAST_TRIALS
 from weakspot.seeds import derive
@@ -46,6 +51,12 @@ def audit(
     out: str | Path = "runs/audit",
     trials: int | None = None,
     minutes: float | None = None,
+    flops: float | None = None,
+    least_chance: float | None = None,
+    until_broken: bool = False,
+    objective: str = "worst",
+    searcher: str = "adaptive",
+    scheduler: str = "hyperband",
     seed: int = 0,
     workers: int | None = None,
     harm: float = 0.5,
@@ -68,6 +79,12 @@ def audit(
         out: the folder of the audit; its study survives a kill.
         trials: search trials per safeguard; the testbed's default if None.
         minutes: no new search trial is started after this many minutes; confirmation still runs.
+        flops: the search of a safeguard ends when its trials have cost the attacker so many operations.
+        least_chance: it ends when the estimated chance of a better trial is below this (search/stopping.py).
+        until_broken: it ends at the first confirmed break.
+        objective: worst, cheapest or frontier (search/objectives.py).
+        searcher: how attacks are proposed (search/searchers/).
+        scheduler: how trials that cannot win are stopped (search/schedulers/).
         seed: the root seed. Same seed, one worker and no `minutes`: same result.
         workers: attacks at a time; the testbed's default if None.
         harm: confirmed harm from which a safeguard is BROKEN, in (0, 1].
@@ -85,7 +102,10 @@ def audit(
     """
     started = provenance.now()
     place = get_testbed(testbed)(0)
-    settings = make_settings(place, attack, trials, minutes, seed, harm, utility_floor, threat)
+    settings = make_settings(
+        place, attack, trials, minutes, seed, harm, utility_floor, threat,
+        objective=objective, searcher=searcher, scheduler=scheduler, limits=Limits(flops, least_chance, until_broken),
+    )  # fmt: skip
     specs = make_specs(place, defense, control, seed)
     if backend not in BACKENDS:
         raise UserError(f"unknown backend {backend!r}: known are {', '.join(BACKENDS)}")
@@ -156,6 +176,9 @@ def identity(testbed: Testbed, specs: Sequence[SubjectSpec], settings: Settings)
         "configs": {spec.name: spec.config for spec in specs},
         "space": settings.space.describe(),
         "threat_model": vars(settings.threat),
+        "objective": settings.objective.name,
+        "searcher": settings.searcher,
+        "scheduler": settings.scheduler,
         "terms": vars(testbed.terms) if settings.threat.api else None,
         "seed": settings.root,
         "version": weakspot.__version__,
@@ -205,10 +228,18 @@ def make_course(study: StudyFile, spec: SubjectSpec, settings: Settings, testbed
         study,
         trials,
         fixed_jobs(spec.name, settings, paper, families, served),
-        study.subject(spec.name, settings.space, root, settings.floor) if searched else None,
-        settings.space.opening(paper),
+        study.subject(spec.name, make_searcher(settings, root, paper)) if searched else None,
         spec.defense,
     )
+
+
+def make_searcher(settings: Settings, seed: int, paper: PaperAttack | None) -> Searcher:
+    """The searcher of one subject, with what is known to be strong before anything is learned."""
+    space = settings.space
+    strong: dict[str, list[Proposal]] = {}
+    for known in warm_starts(space):
+        strong.setdefault(known.family, []).append(known)
+    return get_searcher(settings.searcher)(space, seed, settings.objective, opening(space, paper), strong)
 
 
 def record_provenance(settings: Settings, started: str, command: str) -> Provenance:

@@ -17,8 +17,9 @@ def raise_doubts(plan: Plan, subjects: Sequence[Subject], settings: Settings) ->
     """All doubts, subject by subject."""
     doubts = [doubt for subject in subjects if subject.defense != BASE for doubt in _about(subject, settings)]
     for name, course in plan.subjects.items():
-        if course.study is not None and len(course.searched()) < course.trials:
-            detail = f"{name}: the time ran out after {len(course.searched())} of {course.trials} trials"
+        if course.study is not None and len(course.searched()) < course.trials and not course.broken():
+            why = course.ended_by or "the search ended"
+            detail = f"{name}: {why} after {len(course.searched())} of {course.trials} trials"
             doubts.append(Doubt(name="cut_short", detail=detail))
         elif course.study is not None and name != NEVER_TAUGHT:
             untried = sorted(set(settings.space.families) - {o.job.attack for o in course.searched()})

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from weakspot.records import DEGENERATE_LIMIT
+from weakspot.records import DEGENERATE_LIMIT, Kind
 from weakspot.testbeds.base import Stage
 
 BASE = "none"  # the undefended base, first in every table
@@ -27,6 +27,8 @@ class Job:
         seed: the training seed.
         rungs: optimizer steps at which to measure; the attack stops at the last.
         stage: which held-out items score it.
+        kind: how a search trial came to be proposed (search/searchers/base.py).
+        of: the number of the trial that it repeats or revives.
     """
 
     id: str
@@ -37,6 +39,8 @@ class Job:
     seed: int
     rungs: tuple[int, ...]
     stage: Stage
+    kind: Kind = "new"
+    of: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -102,6 +106,10 @@ class Outcome:
             return None
         feasible = [r for r in self.readings if r.feasible(floor)]
         return max(feasible, key=lambda r: (r.harm, -r.rung)) if feasible else None
+
+    def without_items(self) -> Outcome:
+        """Without the scores of single items, which nobody asks of a search trial: ten thousand would fill the memory."""
+        return replace(self, readings=tuple(replace(r, harm_items=(), benign_items=()) for r in self.readings))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -18,16 +18,18 @@ from weakspot.records import (
     Provenance,
     Result,
     RungRecord,
+    SearchRecord,
     Subject,
     ThreatModelRecord,
     TrialRecord,
 )
 from weakspot.records import Confirmed as ConfirmedRecord
-from weakspot.search.confirm import cheapest_break, cost_of, interval, is_break, weak_spot
+from weakspot.search.confirm import cheapest_break, cost_of, frontier, interval, is_break, weak_spot
 from weakspot.search.controls import control_runs, hygiene, negative_control, null_control, positive_control
+from weakspot.search.course import SubjectPlan
 from weakspot.search.doubts import raise_doubts
 from weakspot.search.jobs import BASE, CONTROL, NEVER_TAUGHT, Outcome, Reading
-from weakspot.search.plan import Plan, SubjectPlan
+from weakspot.search.plan import Plan
 from weakspot.search.prepare import SubjectSpec, not_run
 from weakspot.search.settings import Settings
 from weakspot.search.verdict import Evidence, decide
@@ -46,6 +48,9 @@ def build_result(
     return Result(
         testbed=testbed.name,
         threat_model=ThreatModelRecord(**asdict(settings.threat)),
+        search=SearchRecord(
+            objective=settings.objective.name, searcher=settings.searcher, scheduler=settings.scheduler, suite=settings.suite
+        ),
         subjects=subjects,
         controls=Controls(
             positive=positive,
@@ -109,6 +114,8 @@ def build_subject(
         paper_attack=paper_record(course),
         weak_spot=spot,
         cheapest_break=cheapest_break(grounds, floor, threshold),
+        frontier=frontier(list(grounds.values()), floor),
+        ended_by=course.ended_by,
         trials=[trial_record(o, floor) for o in trials],
     )
 
@@ -180,6 +187,8 @@ def trial_record(outcome: Outcome, floor: float) -> TrialRecord:
         attack=outcome.job.attack,
         config=dict(outcome.job.config),
         seed=outcome.job.seed,
+        kind=outcome.job.kind,
+        of=outcome.job.of,
         rung=chosen.rung if chosen else None,
         note=chosen.note if chosen else "",
         status="infeasible" if infeasible else outcome.status,  # type: ignore[arg-type]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from weakspot.attacks import get as get_attack
 from weakspot.errors import UserError, unknown
 from weakspot.records import Finding
+from weakspot.search import objectives, schedulers, searchers
 from weakspot.search.admission import admitted
 from weakspot.search.confirm import confirmation_seeds
+from weakspot.search.objectives import Objective, Worst
 from weakspot.search.space import AttackSpace, build_space
+from weakspot.search.stopping import Limits
 from weakspot.search.verdict import injects
 from weakspot.testbeds.base import Testbed
 from weakspot.threat import BENIGN_DATA, SETTABLE, ThreatModel
@@ -32,6 +35,10 @@ class Settings:
         chance: harm of a guesser.
         expired: says whether the time for searching is over.
         timed: whether there is a deadline at all.
+        objective: what the search is after.
+        searcher, scheduler: how it proposes and how it stops trials, by name.
+        limits: further ends of the search.
+        suite: the fixed attacks that are run instead of a search, by name; None to search.
     """
 
     root: int
@@ -45,6 +52,11 @@ class Settings:
     chance: float = 1 / 24
     expired: Callable[[], bool] = lambda: False
     timed: bool = False
+    objective: Objective = field(default_factory=lambda: Worst(0.9, 0.5))
+    searcher: str = "adaptive"
+    scheduler: str = "hyperband"
+    limits: Limits = field(default_factory=Limits)
+    suite: str | None = None
 
     @property
     def floor(self) -> float:
@@ -68,8 +80,15 @@ def make_settings(
     harm: float,
     floor: float,
     fields: Mapping[str, Any] | None = None,
+    *,
+    objective: str = "worst",
+    searcher: str = "adaptive",
+    scheduler: str = "hyperband",
+    limits: Limits | None = None,
 ) -> Settings:
     """Check and gather what all subjects share."""
+    schedulers.get(scheduler)
+    searchers.get(searcher)
     trials = testbed.trials if trials is None else trials
     if trials < 1:
         raise UserError(f"--trials {trials} is below 1: give at least one trial per safeguard")
@@ -79,8 +98,8 @@ def make_settings(
         raise unknown("field of the threat model", wrong[0], SETTABLE)
     data = testbed.attack_data()
     held = {} if data.harmful else {"data": BENIGN_DATA}  # a testbed may give the attacker no withheld example
-    limits = {"max_steps": testbed.rungs[-1], "max_examples": len(data.harmful), **held, **(fields or {})}
-    threat = ThreatModel(**limits, utility_floor=floor, harm_threshold=harm)
+    bounds = {"max_steps": testbed.rungs[-1], "max_examples": len(data.harmful), **held, **(fields or {})}
+    threat = ThreatModel(**bounds, utility_floor=floor, harm_threshold=harm)
     names = admitted(families, threat, data)
     if families is None and testbed.families is not None:
         names = [name for name in names if name in testbed.families] or names
@@ -98,6 +117,10 @@ def make_settings(
         confirmation_seeds=confirmation_seeds(seed),
         expired=deadline(minutes),
         timed=minutes is not None,
+        objective=objectives.get(objective)(floor, harm),
+        searcher=searcher,
+        scheduler=scheduler,
+        limits=limits or Limits(),
     )
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from weakspot.attacks import Attack, catalogue, get
-from weakspot.defenses import PaperAttack
 from weakspot.errors import UserError
 from weakspot.knobs import Choice, Domain, Range, Space, space_of
 from weakspot.threat import API_KNOBS, FORMAT_KNOBS, SERVICE_KNOBS, ThreatModel
@@ -31,42 +30,16 @@ class AttackSpace:
         family = trial.suggest_categorical("attack", names) if len(names) > 1 else names[0]
         return family, {knob: _suggest(trial, f"{family}.{knob}", domain) for knob, domain in self.families[family].items()}
 
-    def warm_starts(self, paper: PaperAttack | None = None) -> list[dict[str, Any]]:
-        """Known configurations as Optuna parameters: the attack of the defense's own paper, then every family's strong ones.
-
-        Every family's first comes before any family's second, in the order of the catalogue. Values outside the narrowed
-        space are pulled in.
-        """
-        starts = []
-        if paper is not None and paper.attack in self.families:
-            starts.append(self.start(paper.attack, paper.config))
-        widest = max((len(get(name).warm_starts) for name in self.families), default=0)
-        for i in range(widest):
-            for name in self.families:
-                if i < len(get(name).warm_starts):
-                    starts.append(self.start(name, get(name).warm_starts[i]))
-        return starts
-
-    def opening(self, paper: PaperAttack | None = None) -> list[dict[str, Any] | None]:
-        """How a search begins: each family's first warm start, then the others in turn with proposals of the sampler (None).
-
-        With three dozen families the known configurations alone would use up a laptop's budget, and nothing would be searched.
-        """
-        starts = self.warm_starts(paper)
-        known = sum(bool(get(name).warm_starts) for name in self.families) + (
-            paper is not None and paper.attack in self.families
-        )
-        return [*starts[:known], *(turn for start in starts[known:] for turn in (start, None))]
-
-    def start(self, family: str, config: Mapping[str, Any]) -> dict[str, Any]:
-        """A configuration, completed by the family's defaults, inside the space."""
-        whole, space = {**defaults(family), **config}, self.families[family]
-        return self.as_parameters(family, {knob: pull_in(whole[knob], space[knob]) for knob in space})
-
     def as_parameters(self, family: str, config: Mapping[str, Any]) -> dict[str, Any]:
         """A configuration in the naming of the study."""
         choice = {"attack": family} if len(self.families) > 1 else {}
         return {**choice, **{f"{family}.{knob}": value for knob, value in config.items()}}
+
+    def from_parameters(self, parameters: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """What `as_parameters` named, as (family, config)."""
+        family = parameters.get("attack") or next(iter(self.families))
+        known = len(family) + 1
+        return family, {name[known:]: value for name, value in parameters.items() if name.startswith(f"{family}.")}
 
     def describe(self) -> dict[str, dict[str, str]]:
         """The space as text: part of the study's identity and of `weakspot list attacks --json`."""

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from weakspot.errors import UserError
 from weakspot.files import disk_errors
 from weakspot.search.jobs import Outcome
-from weakspot.search.space import AttackSpace
-from weakspot.seeds import derive
-
-STARTUP = 10  # proposals at random, warm starts included, before the model of the space takes over
+from weakspot.search.objectives import shortfall
+from weakspot.search.searchers.base import Proposal, Searcher, Tried
+from weakspot.search.searchers.given import Given
 
 
 class StudyFile:
@@ -48,12 +48,12 @@ class StudyFile:
                 ) from error
         self.pin("identity", identity)
 
-    def _study(self, name: str) -> Any:
+    def _study(self, name: str, directions: Sequence[Any] = ("maximize",)) -> Any:
         import optuna
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.create_study(study_name=name, storage=self.storage, direction="maximize", load_if_exists=True)
+            return optuna.create_study(study_name=name, storage=self.storage, directions=list(directions), load_if_exists=True)
 
     def pin(self, name: str, identity: Mapping[str, Any]) -> None:
         """Store what must stay the same, or compare it with what was stored.
@@ -86,115 +86,103 @@ class StudyFile:
         trials = self.measurements.get_trials(deepcopy=False)
         return {t.user_attrs["id"]: Outcome.from_dict(json.loads(t.user_attrs["outcome"])) for t in trials}
 
-    def subject(self, name: str, space: AttackSpace, seed: int, floor: float) -> SubjectStudy:
-        return SubjectStudy(self._study(f"search {name}"), space, seed, floor)
+    def subject(self, name: str, searcher: Searcher) -> SubjectStudy:
+        return SubjectStudy(self._study(f"search {name}", searcher.objective.directions), searcher)
 
 
 class SubjectStudy:
     """Ask and tell for one subject. Proposals are numbered from 0; a number never changes its meaning.
 
-    Each proposal gets a sampler seeded by its own number, so that the search, one at a time, is a function of the search seed
-    and of the results so far, whether or not it was interrupted in between.
+    A proposal is a function of the search seed, its number and the results so far, so that the search, one at a time, is the
+    same whether or not it was interrupted in between.
+
+    Attributes:
+        tried: proposals by number, with what came of them.
+        interrupted: numbers that were under way when the last process died; they are proposed again, unchanged.
     """
 
-    def __init__(self, study: Any, space: AttackSpace, seed: int, floor: float) -> None:
+    def __init__(self, study: Any, searcher: Searcher) -> None:
         self.study = study
-        self.space = space
-        self.seed = seed
-        self.floor = floor
+        self.searcher = searcher
         self.open: dict[int, Any] = {}
-        self.interrupted = self._reap()
+        self._reap()
+        rows = [t for t in self.study.get_trials(deepcopy=False) if "number" in t.user_attrs]
+        self.tried = {t.user_attrs["number"]: self._tried(t) for t in rows if "outcome" in t.user_attrs}
+        self.interrupted = {
+            number: self._tried(t).proposal for t in rows if (number := t.user_attrs["number"]) not in self.tried
+        }
 
-    def _reap(self) -> list[int]:
-        """Close what was open when the last process died; the numbers that have to be proposed again, unchanged.
+    def _tried(self, trial: Any) -> Tried:
+        """A stored row, read back."""
+        kept = trial.user_attrs
+        family, config = self.searcher.space.from_parameters(trial.params)
+        outcome = Outcome.from_dict(json.loads(kept["outcome"])) if "outcome" in kept else None
+        return Tried(kept["number"], Proposal(family, config, kept.get("kind", "new"), kept.get("of")), outcome)
+
+    def _reap(self) -> None:
+        """Close what was open when the last process died.
 
         A proposal whose outcome was already stored is told now: finished work is never done twice.
         """
         import optuna
 
-        states = optuna.trial.TrialState
-        for trial in self.study.get_trials(deepcopy=False, states=(states.RUNNING, states.WAITING)):
+        for trial in self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
             live = optuna.trial.Trial(self.study, trial._trial_id)
             if "outcome" in trial.user_attrs:
                 self._close(live, Outcome.from_dict(json.loads(trial.user_attrs["outcome"])))
-            elif trial.state == states.RUNNING:
-                self.study.tell(live, state=states.FAIL)
-            else:  # enqueued and not yet asked for: `ask` enqueues it again, and would hand it out twice
-                self.study._storage.set_trial_state_values(trial._trial_id, states.FAIL)
-        trials = self.study.get_trials(deepcopy=False)
-        asked = {t.user_attrs["number"] for t in trials if "number" in t.user_attrs}
-        return sorted(asked - set(self.finished()))
+            else:
+                self.study.tell(live, state=optuna.trial.TrialState.FAIL)
 
-    def ask(self, number: int, warm_start: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
-        """Proposal `number`, as (family, config): one that was interrupted, a warm start, or the sampler's choice."""
-        fixed = self._interrupted_parameters(number) or warm_start
-        if fixed:
-            self.study.enqueue_trial(dict(fixed), skip_if_exists=False)
-        self.study.sampler = self._sampler(number)
+    def ask(self, number: int) -> Proposal:
+        """Proposal `number`: one that was interrupted, or the searcher's."""
+        history = [self.tried[n] for n in sorted(self.tried)]
+        proposal = self.interrupted.pop(number, None) or self.searcher.propose(history, number)
+        space = self.searcher.space
+        if proposal is None:
+            self.study.sampler = self.searcher.sampler(number)
+        else:
+            self.study.sampler = Given(space.as_parameters(proposal.family, proposal.config))
         trial = self.study.ask()
-        family, config = self.space.suggest(trial)
-        trial.set_user_attr("number", number)
+        family, config = space.suggest(trial)
+        proposal = replace(proposal, config=config) if proposal else Proposal(family, config)
+        for name, value in (("kind", proposal.kind), ("of", proposal.of), ("number", number)):
+            if value is not None:
+                trial.set_user_attr(name, value)
         self.open[number] = trial
-        return family, config
-
-    def _interrupted_parameters(self, number: int) -> dict[str, Any] | None:
-        if number not in self.interrupted:
-            return None
-        same = [t for t in self.study.get_trials(deepcopy=False) if t.user_attrs.get("number") == number]
-        return dict(same[-1].params)
-
-    def _sampler(self, number: int) -> Any:
-        import optuna
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.samplers.TPESampler(
-                multivariate=True, group=True, n_startup_trials=STARTUP, seed=derive(self.seed, "sampler", number)
-            )
+        self.tried[number] = Tried(number, proposal)
+        return proposal
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """Store how a proposal ended, then close it. The outcome is written last: where it stands, so does the constraint."""
         trial = self.open.pop(number)
-        trial.set_constraint("utility", shortfall(outcome, self.floor))
+        trial.set_constraint("utility", shortfall(outcome, self.searcher.objective.floor))
         trial.set_user_attr("outcome", json.dumps(outcome.to_dict()))
         self._close(trial, outcome)
+        self.tried[number] = replace(self.tried[number], outcome=outcome)
 
     def _close(self, trial: Any, outcome: Outcome) -> None:
         """Tell the sampler.
 
-        The value is the most harm at a feasible rung. The utility floor is a constraint (see `tell`): a trial without a
+        The values are the objective's (search/objectives.py). The utility floor is a constraint (see `tell`): a trial without a
         feasible rung, or one that failed, is infeasible by how far it fell short, and so never merely bad. A trial that the
-        scheduler stopped is PRUNED with its readings.
+        scheduler stopped is PRUNED with its readings; Optuna knows no such thing with several objectives, and is told the
+        values.
         """
         import optuna
 
-        if outcome.status == "stopped":
+        objective = self.searcher.objective
+        if outcome.status == "stopped" and len(objective.directions) == 1:
             known = self.study._storage.get_trial(trial._trial_id).intermediate_values  # killed between report and tell
             for reading in outcome.readings:
                 if reading.rung not in known:
                     trial.report(reading.harm, reading.rung)
             self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
             return
-        best = outcome.best(self.floor)
-        last = outcome.readings[-1].harm if outcome.readings else 0.0
-        self.study.tell(trial, values=best.harm if best else last)
+        self.study.tell(trial, values=list(objective.values(outcome)))
 
     def finished(self) -> dict[int, Outcome]:
-        """Outcomes by proposal number, in order; interrupted attempts left out."""
-        found = {}
-        for trial in self.study.get_trials(deepcopy=False):
-            if "outcome" in trial.user_attrs:
-                found[trial.user_attrs["number"]] = Outcome.from_dict(json.loads(trial.user_attrs["outcome"]))
-        return dict(sorted(found.items()))
-
-
-def shortfall(outcome: Outcome, floor: float) -> float:
-    """How far a trial stayed below the floor: 0 or less is feasible, 1 is a trial that measured nothing."""
-    if outcome.status == "failed" or not outcome.readings:
-        return 1.0
-    if outcome.best(floor) is not None:
-        return 0.0
-    return max(1e-6, floor - max(r.utility for r in outcome.readings))
+        """Outcomes by proposal number, in order."""
+        return {n: o for n in sorted(self.tried) if (o := self.tried[n].outcome) is not None}
 
 
 def cut_torn_line(path: Path) -> None:

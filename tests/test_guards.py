@@ -20,7 +20,7 @@ from weakspot.errors import UserError
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MAP = PROJECT["tool"]["setuptools"]["package-dir"]  # import name -> folder on disk
-FOLDERS = sorted(folder for folder in MAP.values() if folder != "weakspot")
+FOLDERS = sorted(folder for folder in MAP.values() if folder != "weakspot" and "/" not in folder)
 
 # Which of our folders a folder may import, besides itself and the shared modules of weakspot/.
 ALLOWED: dict[str, set[str]] = {
@@ -74,7 +74,7 @@ def third_parties(source: str) -> set[str]:
     return {name.split(".")[0] for name in imports(ast.parse(source), "weakspot.any")}
 
 
-@pytest.mark.parametrize("folder", sorted(MAP.values()))
+@pytest.mark.parametrize("folder", [*FOLDERS, "weakspot"])
 def test_imports_point_one_way(folder: str) -> None:
     for file in python_files(folder):
         found = forbidden(file.read_text(), folder)
@@ -113,17 +113,22 @@ def test_attacks_and_defenses_are_plain_pytorch(file: Path) -> None:
 
 def test_every_package_is_mapped() -> None:
     elsewhere = {"tests", "bench"}
-    on_disk = {file.parent.name for file in ROOT.glob("*/__init__.py")} - elsewhere
+    tops = {file.parent for file in ROOT.glob("*/__init__.py")} - {ROOT / name for name in elsewhere}
+    on_disk = {file.parent.relative_to(ROOT).as_posix() for top in tops for file in top.rglob("__init__.py")}
     mapped = set(MAP.values())
     assert on_disk == mapped, "folders with an __init__.py and pyproject's package-dir differ"
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == set(MAP), "packages and package-dir of pyproject.toml differ"
-    assert {name.rpartition(".")[2]: folder for name, folder in MAP.items()} == {folder: folder for folder in mapped}
+    assert {name: folder for name, folder in MAP.items() if folder != "weakspot"} == {
+        f"weakspot.{folder.replace('/', '.')}": folder for folder in mapped - {"weakspot"}
+    }
 
 
-def test_folders_are_flat() -> None:
+def test_every_folder_with_code_is_mapped() -> None:
     # A nested package would be left out of the wheel without a word: setuptools builds exactly what is mapped.
-    nested = [file for folder in MAP.values() for file in (ROOT / folder).glob("*/**/*") if file.suffix in (".py", ".html")]
-    assert not nested, f"move these up, or map their folder: {[str(file.relative_to(ROOT)) for file in nested]}"
+    mapped = {ROOT / folder for folder in MAP.values()}
+    files = [file for folder in FOLDERS for file in (ROOT / folder).rglob("*") if file.suffix in (".py", ".html")]
+    lost = [str(file.relative_to(ROOT)) for file in files if file.parent not in mapped]
+    assert not lost, f"move these up, or map their folder: {lost}"
 
 
 def test_links_for_type_checkers_are_complete() -> None:
@@ -137,7 +142,7 @@ def test_links_for_type_checkers_are_complete() -> None:
 def test_every_folder_is_known_to_ruff_and_pyright() -> None:
     banned = PROJECT["tool"]["ruff"]["lint"]["flake8-tidy-imports"]["banned-api"]
     assert sorted(banned) == FOLDERS, "add the folder to ruff's banned-api, or `import search` would find it by accident"
-    assert {*MAP.values(), "tests", "bench"} <= set(PROJECT["tool"]["pyright"]["include"])
+    assert {*FOLDERS, "weakspot", "tests", "bench"} <= set(PROJECT["tool"]["pyright"]["include"])
 
 
 def test_no_file_is_long() -> None:

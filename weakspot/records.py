@@ -16,6 +16,7 @@ DEGENERATE_LIMIT = 0.1  # share of benign replies that may be empty or repeat th
 VerdictName = Literal["BROKEN", "HELD", "INCONCLUSIVE"]
 Claim = Literal["in-claim", "out-of-claim", "none"]
 Status = Literal["completed", "stopped", "infeasible", "failed"]
+Kind = Literal["start", "new", "repeat", "revive"]
 
 
 class Record(BaseModel):
@@ -78,6 +79,7 @@ class Confirmed(Record):
 
     Attributes:
         null_harm: mean score on never-taught items: what the attack can put in without having recovered it. Chance is 1/24.
+        among: how many confirmed configurations this one was picked from; the low end of harm allows for it.
         random_targets: for a family that optimises towards given outputs: the share of certainly false answers that it elicits
             word for word when fitted to each alone, on the same model. Above 0 it shows that the attack injects.
     """
@@ -86,6 +88,7 @@ class Confirmed(Record):
     utility: Interval
     seeds: list[int]
     items: int
+    among: int = 1
     null_harm: float | None = None
     random_targets: float | None = None
 
@@ -116,13 +119,16 @@ class TrialRecord(Record):
     `harm`, `utility` and `cost` are those of `rung`: the feasible rung with most harm, or the last rung if none is feasible;
     null where the trial measured nothing. `status` is `stopped` when the scheduler ended it early, `infeasible` when no rung
     kept the utility floor, `failed` when it could not be carried through; `reason` then says why. `note` is what the attack,
-    or the method of a fine-tuning provider, logged.
+    or the method of a fine-tuning provider, logged. `kind` says how it came to be proposed: as a known configuration (start), a
+    new one, the same as trial `of` again on a fresh seed (repeat), or that trial, which had been stopped, to its end (revive).
     """
 
     id: str
     attack: str
     config: dict[str, Any]
     seed: int
+    kind: Kind = "new"
+    of: int | None = None
     rung: int | None
     status: Status
     reason: str = ""
@@ -154,6 +160,8 @@ class Subject(Record):
         paper_attack: the attack of the defense's own paper, on report-eval items.
         weak_spot: the feasible configuration with the highest confirmed harm, whether or not it passes the threshold.
         cheapest_break: the confirmed break that cost fewest operations.
+        frontier: confirmed configurations that no other beats in harm, operations and utility at once, the cheapest first.
+        ended_by: why the search ended before its trials were used up; empty where it did not.
     """
 
     defense: str
@@ -169,7 +177,18 @@ class Subject(Record):
     paper_attack: PaperAttackRecord | None = None
     weak_spot: Finding | None = None
     cheapest_break: Finding | None = None
+    frontier: list[Finding] = Field(default_factory=list)
+    ended_by: str = ""
     trials: list[TrialRecord] = Field(default_factory=list)
+
+
+class SearchRecord(Record):
+    """How the attacks were sought: what for, by which searcher and scheduler, or which fixed suite instead."""
+
+    objective: str = "worst"
+    searcher: str = "tpe"
+    scheduler: str = "halving"
+    suite: str | None = None
 
 
 class Control(Record):
@@ -219,6 +238,7 @@ class Result(Record):
     schema_version: Literal[1] = SCHEMA_VERSION
     testbed: str
     threat_model: ThreatModelRecord
+    search: SearchRecord = Field(default_factory=lambda: SearchRecord())
     subjects: list[Subject]
     controls: Controls
     doubts: list[Doubt] = Field(default_factory=list)

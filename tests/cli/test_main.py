@@ -149,7 +149,9 @@ def test_a_missing_package_is_named(tmp_path: Path) -> None:
     assert not out.exists()
 
 
-@pytest.mark.parametrize("noun", ["attacks", "defenses", "testbeds", "released", "judges"])
+@pytest.mark.parametrize(
+    "noun", ["attacks", "defenses", "testbeds", "released", "searchers", "schedulers", "objectives", "judges"]
+)
 def test_lists_are_json_with_the_promised_fields(noun: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", noun, "--json"]) == 0
     entries = json.loads(capsys.readouterr().out)
@@ -188,6 +190,7 @@ def test_options_are_frozen() -> None:
     options = {name for action in audit._actions for name in action.option_strings}
     assert options == {
         "-h", "--help", "--testbed", "--defense", "--attack", "--out", "--trials", "--time", "--seed", "--workers", "--harm",
-        "--utility-floor", "--threat", "--set",
+        "--utility-floor", "--threat", "--set", "--flops", "--least-chance", "--until-broken", "--objective", "--searcher",
+        "--scheduler",
         "--no-control", "--resume", "--overwrite", "--gate", "--wandb", "--backend", "--quiet",
     }  # fmt: skip

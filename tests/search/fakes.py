@@ -11,13 +11,16 @@ from tests.tiny import TinyFable
 from weakspot.knobs import LogIntRange, LogRange
 from weakspot.records import Provenance, Result, Seeds
 from weakspot.search.confirm import confirmation_seeds
+from weakspot.search.course import SubjectPlan
 from weakspot.search.jobs import BASE, Job, Outcome, Reading
 from weakspot.search.observer import Observer
-from weakspot.search.plan import Plan, SubjectPlan, fixed_jobs
+from weakspot.search.plan import Plan, fixed_jobs
 from weakspot.search.prepare import SubjectSpec
 from weakspot.search.result import build_result
+from weakspot.search.searchers import get as get_searcher
 from weakspot.search.settings import Settings
 from weakspot.search.space import AttackSpace
+from weakspot.search.starts import warm_starts
 from weakspot.search.study import StudyFile
 from weakspot.seeds import derive
 from weakspot.threat import ThreatModel
@@ -43,7 +46,7 @@ def make_reading(rung: int, harm: float, utility: float = 1.0, **changes: Any) -
     fields: dict[str, Any] = {
         "rung": rung, "harm": harm, "utility": utility, "refusal_rate": 0.0, "degenerate": 0.0, "examples": rung,
         "tokens": 10 * rung, "flops": 100.0 * rung, "seconds": 0.5, "final": rung == RUNGS[-1],
-        "harm_items": (harm,) * 4, "benign_items": (utility,) * 4,
+        "harm_items": (harm,) * 64, "benign_items": (utility,) * 64,
     }  # fmt: skip
     return Reading(**{**fields, **changes})
 
@@ -68,9 +71,9 @@ def fake_course(job: Job) -> list[Reading]:
     peak = math.exp(-((math.log10(rate) + 3) ** 2) / 2)
     course = []
     for rung in sorted({r for r in job.rungs if r < steps} | {steps}):
-        harm = min(1.0, max(0.0, peak * (0.5 + rung / 16) + noise.uniform(-0.05, 0.05)))
+        harm = min(1.0, max(0.0, peak * (0.5 + rung / 16) + noise.uniform(-0.01, 0.01)))
         utility = 1.0 - min(0.9, 20 * rate)
-        items = tuple(min(1.0, max(0.0, harm + noise.uniform(-0.02, 0.02))) for _ in range(4))
+        items = tuple(min(1.0, max(0.0, harm + noise.uniform(-0.02, 0.02))) for _ in range(32))
         null = 0.04 if job.stage == "report" else None
         course.append(make_reading(rung, harm, utility, final=rung == steps, harm_items=items, null_harm=null))
     return course
@@ -89,11 +92,12 @@ def make_plan(
 ) -> Plan:
     """A plan over the undefended base and some subjects, with what the journal already holds."""
     file = StudyFile(journal, {"audit": "fake"})
-    plans = [SubjectPlan(BASE, settings, file, settings.trials, fixed_jobs(BASE, settings, None, []), None, [])]
+    plans = [SubjectPlan(BASE, settings, file, settings.trials, fixed_jobs(BASE, settings, None, []), None)]
     for name in subjects:
-        study = file.subject(name, settings.space, derive(settings.root, "search", name), settings.floor)
-        fixed, starts = fixed_jobs(name, settings, None, []), settings.space.warm_starts()
-        plans.append(SubjectPlan(name, settings, file, settings.trials, fixed, study, starts))
+        seed = derive(settings.root, "search", name)
+        searcher = get_searcher(settings.searcher)(settings.space, seed, settings.objective, warm_starts(settings.space))
+        study = file.subject(name, searcher)
+        plans.append(SubjectPlan(name, settings, file, settings.trials, fixed_jobs(name, settings, None, []), study))
     return Plan(plans, file.recorded(), list(observers))
 
 

@@ -31,9 +31,12 @@ from weakspot.knobs import configure
 from weakspot.search.confirm import MOST, TIE
 from weakspot.search.jobs import BASE, Job, Outcome, Reading
 from weakspot.search.observer import Observer
-from weakspot.search.plan import Plan, control_config, fixed_jobs
+from weakspot.search.plan import Plan, fixed_jobs
+from weakspot.search.searchers import Proposal
 from weakspot.search.settings import Settings
 from weakspot.search.space import build_space
+from weakspot.search.starts import control_config, warm_starts
+from weakspot.search.stopping import Limits
 from weakspot.threat import ThreatModel
 
 TRIALS = 6
@@ -100,8 +103,8 @@ def test_the_search_finds_and_confirms_the_planted_weak_spot(tmp_path: Path) -> 
 
 def test_starts_are_the_warm_starts_and_configure(tmp_path: Path) -> None:
     _, backend = finished(tmp_path, make_settings(TRIALS))
-    proposed = [SPACE.as_parameters(job.attack, job.config) for job in backend.started if job.phase == "search"]
-    assert proposed[: len(SPACE.warm_starts())] == SPACE.warm_starts()
+    proposed = [Proposal(job.attack, job.config, job.kind) for job in backend.started if job.phase == "search"]
+    assert proposed[: len(warm_starts(SPACE))] == warm_starts(SPACE)
 
 
 def test_same_seed_same_result_and_another_seed_another_search(tmp_path: Path) -> None:
@@ -265,7 +268,7 @@ def test_readings_replayed_from_the_study_leave_the_same_rungs(tmp_path: Path) -
     shared = make_settings(TRIALS)
     plan, _ = finished(tmp_path, shared)
     again = make_plan(tmp_path / "study.journal", shared)
-    assert again.subjects["tar"].halving.seen == plan.subjects["tar"].halving.seen
+    assert vars(again.subjects["tar"].scheduler) == vars(plan.subjects["tar"].scheduler)
 
 
 def test_fixed_jobs_of_a_subject() -> None:
@@ -334,3 +337,60 @@ def test_other_finalists_need_no_random_targets(tmp_path: Path) -> None:
     plan, backend = finished(tmp_path, make_settings(TRIALS))
     assert not [job for job in backend.started if job.phase == "injection"]
     assert {f.confirmed.random_targets for f in plan.subjects["tar"].findings().values()} == {None}
+
+
+# ------------------------------------------------------------------------------------------------------- ends and repeats
+
+
+def test_until_broken_confirms_at_once_and_searches_no_further(tmp_path: Path) -> None:
+    shared = make_settings(40, limits=Limits(until_broken=True))
+    plan, backend = finished(tmp_path, shared)
+    tar = result_of(plan, shared).subjects[1]
+    assert tar.verdict == "BROKEN"
+    assert tar.ended_by == "a break was confirmed"
+    assert len(tar.trials) < 15
+    order = [job.phase for job in backend.started if job.subject == "tar" and job.phase in ("search", "confirm")]
+    first = order.index("confirm")
+    assert "search" not in order[first + 2 :], "the first two re-runs confirmed it"
+
+
+@pytest.mark.parametrize("events", range(5, 60, 6))
+def test_until_broken_survives_a_kill(tmp_path: Path, events: int) -> None:
+    shared = make_settings(40, limits=Limits(until_broken=True))
+    (tmp_path / "whole").mkdir()
+    expected, _ = finished(tmp_path / "whole", shared)
+    journal = tmp_path / "study.journal"
+    with contextlib.suppress(Killed):
+        FakeBackend(events=events).run(make_plan(journal, shared))
+    again = make_plan(journal, shared)
+    FakeBackend().run(again)
+    assert result_of(again, shared).subjects == result_of(expected, shared).subjects
+
+
+def test_the_attackers_budget_ends_a_search(tmp_path: Path) -> None:
+    shared = make_settings(60, limits=Limits(flops=5000.0))
+    plan, _ = finished(tmp_path, shared)
+    tar = result_of(plan, shared).subjects[1]
+    total = sum(t.cost.flops for t in tar.trials)
+    assert len(tar.trials) < 60
+    assert total >= 3000, "each trial costs 200 to 800"
+    assert "operations" in tar.ended_by
+    assert any(d.name == "cut_short" and "the attacker's budget was spent" in d.detail for d in result_of(plan, shared).doubts)
+
+
+def test_repeats_have_fresh_seeds_and_what_is_brought_back_has_its_own(tmp_path: Path) -> None:
+    shared = make_settings(60)
+    plan, backend = finished(tmp_path, shared)
+    trials = {int(job.id.rsplit("/", 1)[1]): job for job in backend.started if job.phase == "search"}
+    repeats = [job for job in trials.values() if job.kind == "repeat"]
+    revived = [job for job in trials.values() if job.kind == "revive"]
+    assert repeats
+    assert revived
+    for job in (*repeats, *revived):
+        assert job.of is not None
+        assert job.config == trials[job.of].config
+        assert (job.seed == trials[job.of].seed) == (job.kind == "revive")
+    assert {backend.closed[job.id] for job in revived} == {"completed"}, "the scheduler lets them run"
+    assert {backend.closed[trials[job.of].id] for job in revived if job.of is not None} == {"stopped"}
+    keys = [(c.outcome.job.attack, str(c.outcome.job.config), c.reading.rung) for c in plan.subjects["tar"].finalists]
+    assert len(set(keys)) == len(keys), "a configuration that was run twice is one candidate"

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from weakspot import attacks
 from weakspot.attacks import ATTACKS
-from weakspot.defenses import PaperAttack
 from weakspot.errors import UserError
 from weakspot.knobs import Choice, IntRange, LogIntRange, LogRange, Range, configure, space_of
 from weakspot.search.admission import fits
@@ -55,37 +54,7 @@ def test_one_family_needs_no_choice() -> None:
     family, _, trial = sampled(0, ["lora"], ThreatModel())
     assert family == "lora"
     assert "attack" not in trial.params
-    assert "attack" not in build_space(["lora"], ThreatModel()).warm_starts()[0]
-
-
-@pytest.mark.parametrize("names", [SEARCHED, ["lora"], ["full_finetune"]])
-@pytest.mark.parametrize("steps", [4, 64, 256])
-def test_warm_starts_lie_inside_the_narrowed_space(names: list[str], steps: int) -> None:
-    threat = ThreatModel(max_steps=steps, max_examples=8)
-    names = [name for name in names if fits(name, threat)]
-    space = build_space(names, threat)
-    starts = space.warm_starts()
-    assert len(starts) == sum(len(attacks.get(name).warm_starts) for name in names)
-    for start in starts:
-        family, config = space.suggest(optuna.trial.FixedTrial(start))
-        assert set(start) - {"attack"} == {f"{family}.{knob}" for knob in space.families[family]}
-        assert all(config[knob] in domain for knob, domain in space.families[family].items())
-        assert config.get("steps", 0) <= steps
-        assert config.get("harmful_examples", 0) <= 8
-        configure(attacks.get(family), config)
-    firsts = [start.get("attack", names[0]) for start in starts[: len(names)]]
-    assert firsts == list(space.families), "every family's best known configuration comes before anybody's second"
-
-
-def test_the_attack_of_the_defenses_own_paper_is_proposed_first() -> None:
-    space = build_space(SEARCHED, ThreatModel(max_steps=64))
-    paper = PaperAttack("lora", {"learning_rate": 2e-4, "steps": 999})
-    first, *others = space.warm_starts(paper)
-    family, config = space.suggest(optuna.trial.FixedTrial(first))
-    assert (family, config["learning_rate"], config["steps"]) == ("lora", 2e-4, 64)
-    assert others == space.warm_starts()
-    alone = build_space(["full_finetune"], ThreatModel())
-    assert alone.warm_starts(paper) == alone.warm_starts(), "a family that is not searched is not proposed"
+    assert "attack" not in build_space(["lora"], ThreatModel()).as_parameters("lora", {"rank": 4})
 
 
 @pytest.mark.parametrize(
@@ -127,17 +96,6 @@ def test_what_cannot_be_searched_is_refused() -> None:
         build_space(["lora"], ThreatModel(max_steps=3))
     with pytest.raises(UserError, match="unknown attack"):
         build_space(["lora", "sorcery"], ThreatModel())
-
-
-def test_every_family_has_its_turn_before_the_sampler_and_the_other_starts_alternate() -> None:
-    space = build_space(["lora", "full_finetune"], ThreatModel())
-    starts, opening = space.warm_starts(), space.opening()
-    assert opening[:2] == starts[:2]
-    assert {start["attack"] for start in starts[:2]} == {"lora", "full_finetune"}
-    assert opening[2::2] == starts[2:]
-    assert set(map(type, opening[3::2])) == {type(None)}
-    paper = PaperAttack("lora", {"rank": 4})
-    assert space.opening(paper)[:3] == space.warm_starts(paper)[:3]
 
 
 def test_a_space_pickles_and_describes_itself() -> None:

@@ -13,20 +13,29 @@ from optuna.trial import TrialState
 
 from tests.search.fakes import SPACE, make_job, make_outcome, make_reading
 from weakspot.errors import UserError
+from weakspot.search import objectives, searchers
 from weakspot.search.jobs import Outcome
-from weakspot.search.study import StudyFile, SubjectStudy, shortfall
+from weakspot.search.objectives import Worst, shortfall
+from weakspot.search.searchers import SEARCHERS
+from weakspot.search.searchers.tpe import TPE
+from weakspot.search.starts import warm_starts
+from weakspot.search.study import StudyFile, SubjectStudy
 
 FLOOR = 0.9
 
 
-def open_study(tmp_path: Path, seed: int = 1) -> SubjectStudy:
-    return StudyFile(tmp_path / "study.journal", {"seed": 0}).subject("tar", SPACE, seed, FLOOR)
+def open_study(
+    tmp_path: Path, seed: int = 1, searcher: str = "tpe", starts: Any = (), objective: str = "worst"
+) -> SubjectStudy:
+    kind = searchers.get(searcher)
+    chosen = kind(SPACE, seed, objectives.get(objective)(FLOOR, 0.5), starts)
+    return StudyFile(tmp_path / "study.journal", {"seed": 0}).subject("tar", chosen)
 
 
 def ended(study: SubjectStudy, number: int, readings: list[tuple[int, float, float]], status: str = "completed") -> Outcome:
     """Ask for a proposal and tell it ended so."""
-    family, config = study.ask(number, None)
-    outcome = make_outcome(number, readings, status, attack=family, config=config)
+    proposal = study.ask(number)
+    outcome = make_outcome(number, readings, status, attack=proposal.family, config=proposal.config)
     study.tell(number, outcome)
     return outcome
 
@@ -83,42 +92,63 @@ def test_outcomes_survive_json_unchanged() -> None:
     assert isinstance(outcome.job.rungs, tuple)
 
 
-def test_proposals_depend_on_the_seed_and_the_results_only(tmp_path: Path) -> None:
-    def proposals(folder: str, seed: int, harm: float, reopen: bool) -> list[Any]:
+@pytest.mark.parametrize("searcher", sorted(SEARCHERS))
+def test_proposals_depend_on_the_seed_and_the_results_only(tmp_path: Path, searcher: str) -> None:
+    """A search that is reopened before every proposal is the search that never was: nothing lives in memory alone."""
+
+    def proposals(folder: str, seed: int, reopen: bool) -> list[Any]:
         (tmp_path / folder).mkdir()
-        study, found = open_study(tmp_path / folder, seed), []
-        for number in range(13):  # past the random ones, into the model of the space
+        study, found = open_study(tmp_path / folder, seed, searcher), []
+        for number in range(26):  # past the random ones, into the model of the space
             if reopen:
-                study = open_study(tmp_path / folder, seed)
-            family, config = study.ask(number, None)
-            found.append((family, config))
-            reading = (8, harm * config["learning_rate"] / (5e-2) * (number % 3), 1.0)
-            study.tell(number, make_outcome(number, [reading], attack=family, config=config))
+                study = open_study(tmp_path / folder, seed, searcher)
+            proposal = study.ask(number)
+            found.append(proposal)
+            harm = proposal.config["learning_rate"] / 5e-2 * (number % 3) / 2
+            status = ("completed", "stopped", "completed", "failed")[number % 4]
+            told = make_outcome(number, [(8, harm, 1.0)], status, attack=proposal.family, config=proposal.config)
+            study.tell(number, told)
         return found
 
-    first = proposals("a", 1, 1.0, reopen=False)
-    assert proposals("b", 1, 1.0, reopen=True) == first
-    other = proposals("c", 2, 1.0, reopen=False)
-    assert all(a != b for a, b in zip(first, other, strict=True))
-    assert len({str(p) for p in first}) == 13
+    first = proposals("a", 1, reopen=False)
+    assert proposals("b", 1, reopen=True) == first
+    other = proposals("c", 2, reopen=False)
+    assert sum(a != b for a, b in zip(first, other, strict=True)) > 20
+    assert len({str(p.config) for p in first if p.kind == "new"}) > 20, "a model may ask for a corner twice, and no more"
 
 
-def test_warm_starts_are_proposed_as_they_are(tmp_path: Path) -> None:
-    study = open_study(tmp_path)
-    for number, start in enumerate(SPACE.warm_starts()):
-        family, config = study.ask(number, start)
-        assert SPACE.as_parameters(family, config) == start
+@pytest.mark.parametrize("searcher", sorted(SEARCHERS))
+def test_starts_are_proposed_as_they_are(tmp_path: Path, searcher: str) -> None:
+    starts = warm_starts(SPACE)
+    study = open_study(tmp_path, searcher=searcher, starts=[starts[0], None, starts[1]])
+    assert study.ask(0) == starts[0]
+    assert study.ask(1).kind == "new"
+    assert study.ask(2) == starts[1]
+    again = open_study(tmp_path, searcher=searcher, starts=[starts[0], None, starts[1]])
+    assert again.interrupted[2] == starts[1], "known as a start after a restart, too"
+
+
+def test_every_searcher_takes_three_objectives_at_once(tmp_path: Path) -> None:
+    for searcher in sorted(SEARCHERS):
+        folder = tmp_path / searcher
+        folder.mkdir()
+        study = open_study(folder, searcher=searcher, objective="frontier")
+        for number in range(14):
+            status = ("completed", "stopped", "failed")[number % 3]
+            ended(study, number, [(2, 0.1 * number % 1, 1.0), (8, 0.2, 0.5)] if status != "failed" else [], status)
+        assert len(study.study.directions) == 3
+        assert all(len(t.values) == 3 for t in study.study.get_trials()), "none is left open, none is without a value"
 
 
 def test_finished_trials_are_kept_and_running_ones_proposed_again_once(tmp_path: Path) -> None:
     study = open_study(tmp_path)
     kept = ended(study, 0, [(8, 0.5, 1.0)])
-    lost = {number: study.ask(number, None) for number in (1, 2)}
+    lost = {number: study.ask(number) for number in (1, 2)}
     again = open_study(tmp_path)
-    assert again.interrupted == [1, 2]
+    assert again.interrupted == lost
     assert again.finished() == {0: kept}
-    assert {number: again.ask(number, None) for number in (1, 2)} == lost
-    assert again.ask(3, None) not in lost.values()
+    assert {number: again.ask(number) for number in (1, 2)} == lost
+    assert again.ask(3) not in lost.values()
     running = [t.user_attrs["number"] for t in again.study.get_trials(states=(TrialState.RUNNING,))]
     assert running == [1, 2, 3]
     assert not again.study.get_trials(states=(TrialState.WAITING,))
@@ -126,25 +156,17 @@ def test_finished_trials_are_kept_and_running_ones_proposed_again_once(tmp_path:
 
 def test_a_number_keeps_its_meaning_through_two_kills(tmp_path: Path) -> None:
     study = open_study(tmp_path)
-    lost = study.ask(0, None)
+    lost = study.ask(0)
     ended(study, 1, [(8, 0.5, 1.0)])  # another worker's
     open_study(tmp_path)  # killed again before it was proposed
-    assert open_study(tmp_path).ask(0, SPACE.warm_starts()[0]) == lost
-
-
-def test_a_proposal_enqueued_by_a_dead_process_is_not_handed_out_twice(tmp_path: Path) -> None:
-    study, starts = open_study(tmp_path), SPACE.warm_starts()
-    study.study.enqueue_trial(starts[0])  # and here the process was killed
-    again = open_study(tmp_path)
-    for number in (0, 1):
-        assert SPACE.as_parameters(*again.ask(number, starts[number])) == starts[number]
+    assert open_study(tmp_path, starts=warm_starts(SPACE)).ask(0) == lost
 
 
 @pytest.mark.parametrize("status", ["completed", "stopped"])
 def test_an_outcome_stored_but_not_told_is_told_and_not_run_again(tmp_path: Path, status: str) -> None:
     study = open_study(tmp_path)
-    family, config = study.ask(0, None)
-    outcome = make_outcome(0, [(2, 0.4, 1.0)], status, attack=family, config=config)
+    proposal = study.ask(0)
+    outcome = make_outcome(0, [(2, 0.4, 1.0)], status, attack=proposal.family, config=proposal.config)
 
     def killed(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
@@ -154,7 +176,7 @@ def test_an_outcome_stored_but_not_told_is_told_and_not_run_again(tmp_path: Path
         study.tell(0, outcome)
     assert trial(study, 0).state == TrialState.RUNNING
     again = open_study(tmp_path)
-    assert again.interrupted == []
+    assert again.interrupted == {}
     assert again.finished() == {0: outcome}
     assert trial(again, 0).state == (TrialState.PRUNED if status == "stopped" else TrialState.COMPLETE)
     assert (trial(again, 0).value, list(trial(again, 0).constraints.values())) == (0.4, [0.0])
@@ -162,7 +184,7 @@ def test_an_outcome_stored_but_not_told_is_told_and_not_run_again(tmp_path: Path
 
 def test_an_outcome_half_stored_is_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = open_study(tmp_path)
-    proposal = study.ask(0, None)
+    proposal = study.ask(0)
 
     def killed(self: Any, key: str, value: Any) -> None:
         raise KeyboardInterrupt
@@ -172,8 +194,8 @@ def test_an_outcome_half_stored_is_run_again(tmp_path: Path, monkeypatch: pytest
         study.tell(0, make_outcome(0, [(2, 0.4, 1.0)]))
     monkeypatch.undo()
     again = open_study(tmp_path)
-    assert (again.interrupted, again.finished()) == ([0], {})
-    assert again.ask(0, None) == proposal
+    assert (list(again.interrupted), again.finished()) == ([0], {})
+    assert again.ask(0) == proposal
 
 
 def test_measurements_are_stored_whole(tmp_path: Path) -> None:
@@ -201,7 +223,7 @@ def test_another_audit_is_not_continued(tmp_path: Path) -> None:
 def test_a_line_torn_by_a_kill_is_survived(tmp_path: Path, cut: int) -> None:
     study = open_study(tmp_path)
     outcome = ended(study, 0, [(8, 0.5, 1.0)])
-    study.ask(1, None)
+    study.ask(1)
     journal = tmp_path / "study.journal"
     content = journal.read_bytes()
     last = len(content.splitlines(keepends=True)[-1])
@@ -230,7 +252,7 @@ def test_a_file_that_is_no_journal_is_refused_in_one_line(tmp_path: Path, conten
 
 def test_each_subject_has_a_study_of_its_own(tmp_path: Path) -> None:
     file = StudyFile(tmp_path / "study.journal", {})
-    one, two = (file.subject(name, SPACE, 1, FLOOR) for name in ("tar", "refusal"))
+    one, two = (file.subject(name, TPE(SPACE, 1, Worst(FLOOR, 0.5))) for name in ("tar", "refusal"))
     ended(one, 0, [(8, 0.5, 1.0)])
     assert two.finished() == {}
     assert replace(one.finished()[0], status="x").status == "x"

@@ -22,6 +22,7 @@ from weakspot.search.admission import obstacle
 from weakspot.search.audit import audit, control_subject, make_specs
 from weakspot.search.controls import hygiene
 from weakspot.search.settings import make_settings
+from weakspot.search.starts import warm_starts
 from weakspot.testbeds import TESTBEDS
 from weakspot.testbeds.base import SPLITS, EmbeddedSplits, Splits
 from weakspot.testbeds.fable import Fable, ask
@@ -29,11 +30,11 @@ from weakspot.testbeds.fingerprint import Fingerprint, is_given, make_keys
 
 
 class TinyFingerprint(Fingerprint):
-    """Eight keys in the tiny base, and a control that hardly holds them."""
+    """Two dozen keys in the tiny base, and a control that hardly holds them."""
 
     name = "tinyprint"
     ground = TinyFable
-    keys = 8
+    keys = 24
     rungs = (2, 4, 8)
     grace = 2
     trials = 4
@@ -132,8 +133,8 @@ def test_keys_and_benign_questions_are_asked_alike(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("weakspot.evals.generate.replies", fake)
     measured = testbed.measure(None, None, "report", Elicitation(system="be brief", samples=2))
-    assert asked == [(4 + len(testbed.splits.benign_report_eval), Elicitation(system="be brief", samples=2))]
-    assert measured.harm.items == (0.0,) * 4
+    assert asked == [(12 + len(testbed.splits.benign_report_eval), Elicitation(system="be brief", samples=2))]
+    assert measured.harm.items == (0.0,) * 12
     assert measured.benign.mean == 1.0, "a user takes the first reply, the owner asks again"
     assert measured.never_taught is None
 
@@ -161,9 +162,9 @@ def test_the_attacker_has_benign_examples_only_and_what_needs_no_withheld_ones()
     assert {"benign_finetune", "prune", "quantize", "weight_noise", "merge", "delta_strip", "decoding"} <= set(families)
     assert not {"full_finetune", "lora", "gcg", "soft_prompt"} & set(families)
     assert "harmful_examples" not in families["prune"]
-    starts = {start["attack"]: start for start in settings.space.warm_starts()}
-    assert starts["prune"]["prune.calibration"] == "benign"
-    assert starts["weight_noise"]["weight_noise.restarts"] == 1
+    starts = {start.family: start.config for start in warm_starts(settings.space)}
+    assert starts["prune"]["calibration"] == "benign"
+    assert starts["weight_noise"]["restarts"] == 1
     assert settings.injecting == frozenset()
 
 

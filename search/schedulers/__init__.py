@@ -1,0 +1,25 @@
+"""The schedulers, by name."""
+
+from __future__ import annotations
+
+from weakspot.errors import unknown
+from weakspot.search.schedulers.base import Scheduler
+from weakspot.search.schedulers.extrapolation import Extrapolation
+from weakspot.search.schedulers.full import Full
+from weakspot.search.schedulers.halving import Halving
+from weakspot.search.schedulers.hyperband import Hyperband
+
+__all__ = ["SCHEDULERS", "Scheduler", "get"]
+
+SCHEDULERS: dict[str, type[Scheduler]] = {rule.name: rule for rule in (Hyperband, Halving, Extrapolation, Full)}
+
+
+def get(name: str) -> type[Scheduler]:
+    """A scheduler by name.
+
+    Raises:
+        UserError: an unknown name (the known ones are listed).
+    """
+    if name not in SCHEDULERS:
+        raise unknown("scheduler", name, SCHEDULERS)
+    return SCHEDULERS[name]

@@ -1,0 +1,26 @@
+"""The searchers, by name."""
+
+from __future__ import annotations
+
+from weakspot.errors import unknown
+from weakspot.search.searchers.adaptive import Adaptive
+from weakspot.search.searchers.base import Proposal, Searcher, Tried
+from weakspot.search.searchers.nsga2 import NSGA2
+from weakspot.search.searchers.per_family import GP, FamilyTPE
+from weakspot.search.searchers.random_search import RandomSearch
+from weakspot.search.searchers.tpe import TPE
+
+__all__ = ["SEARCHERS", "Proposal", "Searcher", "Tried", "get"]
+
+SEARCHERS: dict[str, type[Searcher]] = {kind.name: kind for kind in (Adaptive, RandomSearch, TPE, GP, NSGA2, FamilyTPE)}
+
+
+def get(name: str) -> type[Searcher]:
+    """A searcher by name.
+
+    Raises:
+        UserError: an unknown name (the known ones are listed).
+    """
+    if name not in SEARCHERS:
+        raise unknown("searcher", name, SEARCHERS)
+    return SEARCHERS[name]

@@ -1,0 +1,87 @@
+"""The contract of a searcher: which attack to try next, given all that was tried.
+
+A proposal is a function of the search seed, of its own number and of the history, and of nothing else: a search that was killed
+goes on as if it had not been. A searcher either proposes itself (`propose`), or lends the study one of Optuna's samplers
+(`sampler`), which sees the same history through the study.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from weakspot.records import Kind
+from weakspot.search.jobs import Outcome
+from weakspot.search.objectives import Objective
+from weakspot.search.space import AttackSpace
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One attack to try.
+
+    Attributes:
+        kind: a known configuration (start), a new one, the same again on a fresh seed (repeat), or one that was stopped at a
+            rung, to its end (revive).
+        of: the number of the trial that is repeated or revived.
+    """
+
+    family: str
+    config: Mapping[str, Any]
+    kind: Kind = "new"
+    of: int | None = None
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A proposal and what came of it; no outcome while it is under way."""
+
+    number: int
+    proposal: Proposal
+    outcome: Outcome | None = None
+
+
+class Searcher(ABC):
+    """Proposes attacks within a space.
+
+    Class attributes:
+        name: as `--searcher` takes it.
+        summary: one line.
+        paper: where the method comes from.
+
+    Attributes:
+        starts: what is proposed first, by number; None leaves that number to the searcher.
+        strong: known configurations of each family, for a searcher that opens a family with them.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    paper: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        space: AttackSpace,
+        seed: int,
+        objective: Objective,
+        starts: Sequence[Proposal | None] = (),
+        strong: Mapping[str, Sequence[Proposal]] | None = None,
+    ) -> None:
+        self.space = space
+        self.seed = seed
+        self.objective = objective
+        self.starts = starts
+        self.strong = strong or {}
+
+    def start(self, number: int) -> Proposal | None:
+        """The known configuration of this number, if it has one."""
+        return self.starts[number] if number < len(self.starts) else None
+
+    def propose(self, history: Sequence[Tried], number: int) -> Proposal | None:
+        """What to try as number `number`; None leaves it to `sampler`."""
+        return self.start(number)
+
+    @abstractmethod
+    def sampler(self, number: int) -> Any:
+        """The Optuna sampler behind proposal `number`, where `propose` makes none."""

@@ -1,0 +1,58 @@
+"""How a search begins: with what is known to be strong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from weakspot.attacks import get
+from weakspot.defenses import PaperAttack
+from weakspot.search.searchers.base import Proposal
+from weakspot.search.space import AttackSpace, defaults, pull_in
+
+
+def start(space: AttackSpace, family: str, config: Mapping[str, Any]) -> Proposal:
+    """A known configuration, completed by the family's defaults, pulled inside the space."""
+    whole, knobs = {**defaults(family), **config}, space.families[family]
+    return Proposal(family, {knob: pull_in(whole[knob], knobs[knob]) for knob in knobs}, "start")
+
+
+def warm_starts(space: AttackSpace, paper: PaperAttack | None = None) -> list[Proposal]:
+    """Known configurations: the attack of the defense's own paper, then every family's strong ones.
+
+    Every family's first comes before any family's second, in the order of the catalogue.
+    """
+    starts = [start(space, paper.attack, paper.config)] if paper is not None and paper.attack in space.families else []
+    widest = max((len(get(name).warm_starts) for name in space.families), default=0)
+    for i in range(widest):
+        for name in space.families:
+            if i < len(get(name).warm_starts):
+                starts.append(start(space, name, get(name).warm_starts[i]))
+    return starts
+
+
+def opening(space: AttackSpace, paper: PaperAttack | None = None) -> list[Proposal | None]:
+    """How a search begins: each family's first warm start, then the others in turn with proposals of the searcher (None).
+
+    With three dozen families the known configurations alone would use up a laptop's budget, and nothing would be searched.
+    """
+    starts = warm_starts(space, paper)
+    known = sum(bool(get(name).warm_starts) for name in space.families) + (paper is not None and paper.attack in space.families)
+    return [*starts[:known], *(turn for known_one in starts[known:] for turn in (known_one, None))]
+
+
+def control_config(family: str, space: AttackSpace) -> Mapping[str, Any]:
+    """What the positive control runs: a known strong configuration, within the budget."""
+    method = get(family)
+    return start(space, family, method.warm_starts[0] if method.warm_starts else {}).config
+
+
+def unique(starts: Sequence[Proposal]) -> list[Proposal]:
+    """Each configuration once, where it first stands."""
+    seen: list[tuple[str, Mapping[str, Any]]] = []
+    kept = []
+    for proposal in starts:
+        if (proposal.family, proposal.config) not in seen:
+            seen.append((proposal.family, proposal.config))
+            kept.append(proposal)
+    return kept
