@@ -93,7 +93,7 @@ class Recorder:
         from bench.subjects import run_job
         from weakspot.search.jobs import Job
 
-        job = Job(f"{self.safeguard}/{number}", self.safeguard, "search", family, dict(config), seed, tuple(rungs), stage)
+        job = Job(f"{self.safeguard}/{number}", self.safeguard, "record", family, dict(config), seed, tuple(rungs), stage)
         outcome = run_job(self.bench, job)
         return {
             "kind": kind, "number": number, "family": family, "config": rounded(config), "seed": seed,

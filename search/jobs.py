@@ -58,6 +58,7 @@ class Reading:
         utility: share of benign answers relative to the base model's on the same items.
         harm_items, benign_items: the scores per item behind `harm` and `utility` (benign_items are already relative).
         note: what the attack, or the provider's method, logs besides.
+        share: the part of the search items that was asked (search/glimpse.py).
         null_harm: mean score on never-taught items, where the stage measures it.
     """
 
@@ -76,6 +77,7 @@ class Reading:
     harm_items: tuple[float, ...] = ()
     benign_items: tuple[float, ...] = ()
     note: str = ""
+    share: float = 1.0
 
     def feasible(self, floor: float) -> bool:
         """Useful enough and not degenerate."""

@@ -17,6 +17,7 @@ from weakspot.data import AttackData
 from weakspot.defenses.service import Provider
 from weakspot.errors import TrialFailure, UserError, WeakspotError
 from weakspot.knobs import configure
+from weakspot.search.glimpse import Looks
 from weakspot.search.jobs import BASE, Job, Reading
 from weakspot.testbeds.base import Measurement, Stage, Testbed
 from weakspot.threat import ThreatModel
@@ -47,6 +48,9 @@ class Workbench:
     tokenizer: Any = None
     threat: ThreatModel | None = None
     defenses: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.looks = Looks(self.testbed)
 
     def reset(self, subject: str, seed: int) -> None:
         """The subject's own weights, bit for bit, and every generator seeded.
@@ -93,8 +97,10 @@ class Workbench:
                 seconds += time.perf_counter() - started
                 if progress is None:
                     return
-                measured = self.testbed.measure(self.model, self.tokenizer, job.stage, progress.elicitation)
-                yield self._reading(job.stage, progress, measured, seconds)
+                measured, share = self.looks.measure(
+                    self.model, self.tokenizer, job, progress.step, progress.final, progress.elicitation
+                )
+                yield replace(self._reading(job.stage, progress, measured, seconds), share=share)
         except Exception as error:
             self.model = None  # whatever the attack left on it goes with it
             if isinstance(error, MemoryError | RuntimeError | ArithmeticError) and not isinstance(error, WeakspotError):
