@@ -20,6 +20,8 @@ from weakspot.search.stopping import enough
 from weakspot.search.study import StudyFile, SubjectStudy
 from weakspot.seeds import derive
 
+FOUND = "a break was confirmed"  # the one end of a search that leaves nothing to doubt
+
 
 @dataclass
 class SubjectPlan:
@@ -48,7 +50,7 @@ class SubjectPlan:
     def __post_init__(self) -> None:
         s = self.settings
         self.scheduler: Scheduler = get_scheduler(s.scheduler)(s.grace, s.rungs[-1])
-        self.closed: set[int] = set()
+        self.closed: set[int] = set()  # numbers of search trials that have ended
         self.ended_by = ""
         if self.study is None:
             return
@@ -92,12 +94,12 @@ class SubjectPlan:
 
     def over(self) -> bool:
         """Whether the search has ended before its trials are used up; `ended_by` says why."""
-        if not self.ended_by and self.study is not None:
+        if not self.ended_by and self.study is not None and len(self.closed) < self.trials:
             s = self.settings
             if s.expired():
                 self.ended_by = "the time ran out"
             elif s.limits.until_broken and self.broken():
-                self.ended_by = "a break was confirmed"
+                self.ended_by = FOUND
             else:
                 self.ended_by = enough(self.searched(), s.limits, s.objective, len(s.space.families))
         return bool(self.ended_by)
@@ -194,8 +196,9 @@ class SubjectPlan:
         outcome = replace(self.open.pop(job_id), status=status, reason=reason)
         if outcome.job.phase == "search":
             assert self.study is not None
-            outcome = outcome.without_items()
-            self.study.tell(int(job_id.rsplit("/", 1)[1]), outcome)
+            outcome, number = outcome.without_items(), int(job_id.rsplit("/", 1)[1])
+            self.study.tell(number, outcome)
+            self.closed.add(number)
             self.scheduler.ended(job_id, outcome)
         else:
             self.file.record(outcome)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from weakspot.records import Doubt, Subject
+from weakspot.search.course import FOUND
 from weakspot.search.jobs import BASE, NEVER_TAUGHT
 from weakspot.search.plan import Plan
 from weakspot.search.settings import Settings
@@ -17,7 +18,7 @@ def raise_doubts(plan: Plan, subjects: Sequence[Subject], settings: Settings) ->
     """All doubts, subject by subject."""
     doubts = [doubt for subject in subjects if subject.defense != BASE for doubt in _about(subject, settings)]
     for name, course in plan.subjects.items():
-        if course.study is not None and len(course.searched()) < course.trials and not course.broken():
+        if course.study is not None and len(course.searched()) < course.trials and course.ended_by != FOUND:
             why = course.ended_by or "the search ended"
             detail = f"{name}: {why} after {len(course.searched())} of {course.trials} trials"
             doubts.append(Doubt(name="cut_short", detail=detail))

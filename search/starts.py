@@ -7,6 +7,7 @@ from typing import Any
 
 from weakspot.attacks import get
 from weakspot.defenses import PaperAttack
+from weakspot.knobs import Choice, Domain
 from weakspot.search.searchers.base import Proposal
 from weakspot.search.space import AttackSpace, defaults, pull_in
 
@@ -14,7 +15,14 @@ from weakspot.search.space import AttackSpace, defaults, pull_in
 def start(space: AttackSpace, family: str, config: Mapping[str, Any]) -> Proposal:
     """A known configuration, completed by the family's defaults, pulled inside the space."""
     whole, knobs = {**defaults(family), **config}, space.families[family]
-    return Proposal(family, {knob: pull_in(whole[knob], knobs[knob]) for knob in knobs}, "start")
+    return Proposal(family, {knob: of_kind(pull_in(whole[knob], knobs[knob]), knobs[knob]) for knob in knobs}, "start")
+
+
+def of_kind(value: Any, domain: Domain) -> Any:
+    """A value as the study gives it back: 1 and 1.0 are one configuration."""
+    if isinstance(domain, Choice):
+        return value
+    return int(value) if domain.integer else float(value)
 
 
 def warm_starts(space: AttackSpace, paper: PaperAttack | None = None) -> list[Proposal]:

@@ -4,9 +4,8 @@ The space is a tree: a family, then its knobs. A sampler that treats the family 
 to learn that a branch does not pay; a search per family never learns it. Here a family is drawn with a weight that grows with
 its best score and with how often it has lately beaten itself, and falls with what its trials cost the attacker. What a family
 has reached says little about what it will reach (a weak spot can be narrow, and others can look better until it is found), and
-a
-family that goes on rising deserves its turns: so the second factor counts as much as the first (the rising bandits of Li et al.
-2020 for the choice of algorithms, as weights instead of eliminations, because a plateau is often left again).
+a family that goes on rising deserves its turns: so the second factor counts as much as the first. These are the rising bandits
+of Li et al. 2020, as weights instead of eliminations, because a plateau is often left again.
 
 Inside a family, known configurations come first, then random draws, then children of the elite: knobs of two parents, a few of
 them moved. Most random draws have full length: a long attack is measured at every rung below its end, and the scheduler
@@ -54,7 +53,6 @@ class Adaptive(Searcher):
     SHRINK: ClassVar[float] = 8.0  # configurations of a family after which the step is 1/sqrt(2) of that
     REPEAT_EVERY: ClassVar[int] = 12
     REVIVE_EVERY: ClassVar[int] = 9
-
     WINDOW: ClassVar[int] = 1000  # latest trials that are looked at where every proposal scores them anew
 
     def __init__(self, *arguments: Any, **named: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import optuna
 import pytest
 
 from tests.search.test_space import SEARCHED
@@ -12,6 +13,7 @@ from weakspot.defenses import PaperAttack
 from weakspot.knobs import configure
 from weakspot.search.admission import fits
 from weakspot.search.searchers import Proposal
+from weakspot.search.searchers.memory import text
 from weakspot.search.space import build_space
 from weakspot.search.starts import control_config, opening, warm_starts
 from weakspot.threat import ThreatModel
@@ -57,6 +59,14 @@ def test_every_family_has_its_turn_before_the_searcher_and_the_other_starts_alte
     assert set(begun[3::2]) == {None}
     paper = PaperAttack("lora", {"rank": 4})
     assert opening(space, paper)[:3] == warm_starts(space, paper)[:3]
+
+
+def test_a_start_comes_back_from_a_study_as_it_was() -> None:
+    """To the type of a number: the searcher knows by its text that a known configuration has been tried."""
+    space = build_space(SEARCHED, ThreatModel())
+    for start in warm_starts(space):
+        back = space.suggest(optuna.trial.FixedTrial(space.as_parameters(start.family, start.config)))
+        assert text(*back) == text(start.family, start.config)
 
 
 @pytest.mark.parametrize("name", SEARCHED)
