@@ -37,6 +37,9 @@ Gradients = list[torch.Tensor]
 class Tar(Defense):
     """TAR in both stages. Defaults are the paper's for biosecurity on an 8B model (reference/tar.md § 3.4).
 
+    Alignment stage; claimed for open weights. An outer step costs K steps of the adversary, K / s meta-gradients and about 1.3
+    passes for the retain loss, whose frozen base runs forward: 81 passes of fine-tuning by default, 13 in fable's preset.
+
     As released: one held-out draw a trajectory, the switch to withheld data at floor(K Beta(6, 3)), no lower bound on the
     tamper loss. Deviations: the outer optimizer is AdamW with linear warm-up (schedule-free AdamW in the release); the inner
     AdamW has no weight decay (0.01); cross-entropy looks at response tokens only; DPO pairs set the refusal against the
@@ -48,6 +51,7 @@ class Tar(Defense):
     name: ClassVar[str] = "tar"
     summary: ClassVar[str] = "tamper-resistant safeguard: meta-learned against simulated fine-tuning"
     paper: ClassVar[str] = "Tamirisa et al. 2024, arXiv:2408.00761"
+    passes: ClassVar[float] = 81.0
     claims: ClassVar[str] = "withheld facts stay hidden under hundreds of steps of fine-tuning (v4; submission: thousands)"
     claimed_access: ClassVar[tuple[str, ...]] = ("open_weight",)
     claimed_attacks: ClassVar[tuple[str, ...]] = ("full_finetune",)  # its authors concede adapters (reference/tar.md § 3.6)
