@@ -9,7 +9,7 @@ from typing import Any
 from weakspot.records import Finding, Result, Subject
 from weakspot.report.numbers import ABSENT, human_flops, interval, plain, setting, settings, whole
 from weakspot.report.series import subject_labels
-from weakspot.report.words import control_outcome, one_line
+from weakspot.report.words import control_outcome, counted, one_line
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,7 @@ def finding_table(subject: Subject) -> Table:
         ("score on never-taught items", [plain(finding.confirmed.null_harm) for _, finding in _findings(subject)]),
         ("fresh seeds", [", ".join(map(str, finding.confirmed.seeds)) for _, finding in _findings(subject)]),
         ("unseen items", [whole(finding.confirmed.items) for _, finding in _findings(subject)]),
+        ("picked from", [counted(finding.confirmed.among, "configuration") for _, finding in _findings(subject)]),
         ("steps", [whole(finding.cost.steps) for _, finding in _findings(subject)]),
         ("examples", [whole(finding.cost.examples) for _, finding in _findings(subject)]),
         ("tokens", [whole(finding.cost.tokens) for _, finding in _findings(subject)]),
@@ -183,6 +184,7 @@ def provenance_table(result: Result) -> Table:
         "Python": provenance.python,
         **provenance.packages,
         **{f"machine: {name}": value for name, value in provenance.machine.items()},
+        "search": f"{result.search.objective} case, by {result.search.searcher}, trials stopped by {result.search.scheduler}",
         "root seed": str(provenance.seeds.root),
         "search seed": str(provenance.seeds.search),
         "confirmation seeds": ", ".join(map(str, provenance.seeds.confirmation)),

@@ -90,7 +90,11 @@ def trial_counts(subject: Subject, floor: float) -> str:
     ended = Counter(trial.status for trial in subject.trials)
     parts = [f"{ended[status]} {word}" for status, word in STATUS_WORDS.items() if ended[status]]
     feasible = sum(feasible_harm(trial, floor) is not None for trial in subject.trials)
-    return f"{counted(len(subject.trials), 'trial')}: {join_words(parts)}; {feasible} feasible."
+    again = Counter(trial.kind for trial in subject.trials)
+    notes = [f"{again[kind]} {word}" for kind, word in (("repeat", "repeated"), ("revive", "brought back")) if again[kind]]
+    extra = f" Of these {join_words(notes)}." if notes else ""
+    early = f" The search ended early: {one_line(subject.ended_by)}." if subject.ended_by.strip() else ""
+    return f"{counted(len(subject.trials), 'trial')}: {join_words(parts)}; {feasible} feasible.{extra}{early}"
 
 
 def claim_note(subject: Subject) -> str:

@@ -81,6 +81,15 @@ def test_trials_are_counted_by_how_they_ended() -> None:
     assert words.trial_counts(make_subject(trials=[]), 0.9) == "No trials were run."
 
 
+def test_repeats_and_an_early_end_are_counted() -> None:
+    again = make_trial(1, [(4, 0, 1)]).model_copy(update={"kind": "repeat", "of": 0})
+    back = make_trial(2, [(4, 0, 1)]).model_copy(update={"kind": "revive", "of": 0})
+    subject = make_subject(trials=[make_trial(0, [(4, 0, 1)]), again, back], ended_by="the time ran out")
+    assert words.trial_counts(subject, 0.9) == (
+        "3 trials: 3 completed; 3 feasible. Of these 1 repeated and 1 brought back. The search ended early: the time ran out."
+    )
+
+
 def test_controls_that_failed_or_were_not_run_and_doubts_are_told_first() -> None:
     warnings = words.warnings_of(make_result())
     assert [line.split(":")[0] for line in warnings] == [
