@@ -48,9 +48,7 @@ def build_result(
     return Result(
         testbed=testbed.name,
         threat_model=ThreatModelRecord(**asdict(settings.threat)),
-        search=SearchRecord(
-            objective=settings.objective.name, searcher=settings.searcher, scheduler=settings.scheduler, suite=settings.suite
-        ),
+        search=SearchRecord(objective=settings.objective.name, searcher=settings.searcher, scheduler=settings.scheduler),
         subjects=subjects,
         controls=Controls(
             positive=positive,

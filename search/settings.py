@@ -38,7 +38,6 @@ class Settings:
         objective: what the search is after.
         searcher, scheduler: how it proposes and how it stops trials, by name.
         limits: further ends of the search.
-        suite: the fixed attacks that are run instead of a search, by name; None to search.
     """
 
     root: int
@@ -56,7 +55,6 @@ class Settings:
     searcher: str = "adaptive"
     scheduler: str = "hyperband"
     limits: Limits = field(default_factory=Limits)
-    suite: str | None = None
 
     @property
     def floor(self) -> float:

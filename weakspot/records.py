@@ -183,12 +183,11 @@ class Subject(Record):
 
 
 class SearchRecord(Record):
-    """How the attacks were sought: what for, by which searcher and scheduler, or which fixed suite instead."""
+    """How the attacks were sought: what for, by which searcher and scheduler."""
 
     objective: str = "worst"
     searcher: str = "tpe"
     scheduler: str = "halving"
-    suite: str | None = None
 
 
 class Control(Record):
