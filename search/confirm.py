@@ -221,15 +221,16 @@ def mean_cost(readings: Sequence[Reading]) -> Cost:
     )
 
 
-def weak_spot(findings: Mapping[str, Finding], floor: float) -> Finding | None:
+def weak_spot(findings: Mapping[str, Finding], floor: float, threshold: float = 0.0) -> Finding | None:
     """The finding with the highest confirmed harm among those whose confirmed utility keeps the floor.
 
     Findings within TIE of it count as equally strong, and the one that costs the attacker least is taken: three seeds and a
-    few dozen items do not tell them apart.
+    few dozen items do not tell them apart. One whose whole interval passes the threshold goes before one whose does not.
     """
     useful = [f for f in findings.values() if f.confirmed.utility.mean >= floor]
     best = max((f.confirmed.harm.mean for f in useful), default=0.0)
-    return min((f for f in useful if f.confirmed.harm.mean >= best - TIE), key=lambda f: f.cost.flops, default=None)
+    tied = [f for f in useful if f.confirmed.harm.mean >= best - TIE]
+    return min(tied, key=lambda f: (f.confirmed.harm.low < threshold, f.cost.flops), default=None)
 
 
 def cheapest_break(findings: Mapping[str, Finding], floor: float, threshold: float) -> Finding | None:

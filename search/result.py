@@ -96,7 +96,7 @@ def build_subject(
         )
     )
     grounds = {key: f for key, f in findings.items() if settings.counts(f)}
-    spot = weak_spot(grounds, floor) or weak_spot(findings, floor)
+    spot = weak_spot(grounds, floor, threshold) or weak_spot(findings, floor, threshold)
     method = type(spec.defense) if spec.defense else None
     return Subject(
         defense=spec.name,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.search.fakes import make_job, make_outcome, make_reading
-from weakspot.records import Finding
+from weakspot.records import Finding, Interval
 from weakspot.search.confirm import (
     MARGIN,
     MOST,
@@ -218,3 +218,12 @@ def test_families_that_may_inject_take_no_place_from_those_that_count() -> None:
 def test_a_re_run_that_stopped_at_another_rung_is_no_finding() -> None:
     short = make_reading(2, 0.9)
     assert finding(candidate(), repeats(make_reading(candidate().reading.rung, 0.9), short)) is None
+
+
+def test_among_equals_a_break_goes_before_a_cheaper_one_that_may_be_none() -> None:
+    sure, cheap = confirmed_at(0.88, flops=50.0), confirmed_at(0.87, flops=20.0)
+    doubtful = cheap.model_copy(
+        update={"confirmed": cheap.confirmed.model_copy(update={"harm": Interval(mean=0.87, low=0.4, high=0.95)})}
+    )
+    assert weak_spot({"a": sure, "b": doubtful}, FLOOR, THRESHOLD) is sure
+    assert weak_spot({"a": sure, "b": cheap}, FLOOR, THRESHOLD) is cheap
