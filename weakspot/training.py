@@ -20,8 +20,9 @@ from weakspot.batching import IGNORE, Batch
 from weakspot.errors import TrialFailure, unknown
 from weakspot.optimizers import make_optimizer, make_schedule
 
-# Models whose logits are `lm_head(last hidden state)` and nothing else; others (soft-capped, scaled) go through `forward`.
-PLAIN_HEADS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+# Models whose logits are `lm_head(last hidden state)`, soft-capped where the configuration says so; an output layer that does
+# more (Granite and Cohere scale, for example) is refused: a loss on other logits than the model's own would mislead unseen.
+KNOWN_HEADS = frozenset({"gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"})
 
 
 def response_logits(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -45,15 +46,20 @@ def last_hidden(model: Any, batch: Batch) -> torch.Tensor:
 
 def backbone(model: Any) -> Any:
     """The model below its output layer. Raises UserError for an architecture whose output layer does more than multiply."""
-    if model.config.model_type not in PLAIN_HEADS:
-        raise unknown("model type", model.config.model_type, PLAIN_HEADS)
+    if model.config.model_type not in KNOWN_HEADS:
+        raise unknown("model type", model.config.model_type, KNOWN_HEADS)
     return model.base_model
 
 
 def output_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Apply the output layer to hidden states of shape (..., D), giving (..., V) in float32."""
+    """Apply the output layer to hidden states of shape (..., D), giving (..., V) in float32.
+
+    Gemma 2 caps its logits softly, c tanh(logits / c) (arXiv:2408.00118, section 2).
+    """
     with autocast(model):
-        return model.get_output_embeddings()(hidden).float()
+        logits = model.get_output_embeddings()(hidden).float()
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 def autocast(model: Any) -> AbstractContextManager[Any]:

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from torch.nn import functional as F
+from transformers import AutoModelForCausalLM
 
 from tests.tiny import defense_data, tiny_model, tiny_tokenizer
 from weakspot.batching import IGNORE, Batch, collate, encode
@@ -46,6 +48,21 @@ def test_response_logits_are_those_of_the_whole_forward_pass() -> None:
     assert len(targets_R) == len(expected)
     torch.testing.assert_close(logits_RV, torch.stack([logits for logits, _ in expected]))
     assert targets_R.tolist() == [int(label) for _, label in expected]
+
+
+@pytest.mark.parametrize("kind", ["Gemma", "Gemma2", "Gemma3Text"])
+def test_capped_logits_are_those_of_the_whole_forward_pass(kind: str) -> None:
+    batch, cap = mixed_batch(), {} if kind == "Gemma" else {"final_logit_softcapping": 0.1}
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 16}
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=len(tiny_tokenizer()), num_key_value_heads=2, pad_token_id=0, **shape, **cap
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    logits_RV, _ = response_logits(model, batch)
+    whole_BLV = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    torch.testing.assert_close(logits_RV, whole_BLV[:, :-1][batch.labels[:, 1:] != IGNORE])
+    assert not cap or logits_RV.abs().max() < 0.1
 
 
 def test_response_loss_is_the_models_own_loss() -> None:
