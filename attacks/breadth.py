@@ -4,8 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
-from weakspot.data import Example, Examples
+from weakspot.data import AttackData, Example, Examples
+from weakspot.elicitation import Elicitation
+
+INSIDE = "trained items, trained forms"  # the group that is the slice
+
+
+@runtime_checkable
+class Narrow(Protocol):
+    """An attack that trains on a slice of the withheld examples, and tells which before it runs."""
+
+    def narrowed(self, harmful: Examples, seed: int) -> Examples:
+        """The slice of this seed."""
+        ...
+
+    def elicitation(self, tokenizer: Any, data: AttackData) -> Elicitation:
+        """How the tampered model is asked."""
+        ...
 
 
 def form_of(example: Example) -> str:

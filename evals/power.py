@@ -112,7 +112,7 @@ def drawn(design: Design, harm: float) -> np.ndarray:
         return np.full((count, design.seeds, design.items), harm)
     run = _beta(rng, harm, spread.seeds, (count, design.seeds, 1))
     kept = float(np.minimum(run / harm, (1 - run) / (1 - harm)).mean())  # of how items differ, once runs have scaled them
-    item = _beta(rng, harm, min(0.5, spread.items / kept), (count, 1, design.items))
+    item = _beta(rng, harm, min(0.5, spread.items / max(kept, 1e-9)), (count, 1, design.items))  # runs of 0 or 1 keep nothing
     scores = np.where(run < harm, item * run / harm, 1 - (1 - item) * (1 - run) / (1 - harm))
     if spread.left < 1e-4:  # next to nothing is left, and so many answers as that would take no generator draws
         return scores

@@ -44,6 +44,25 @@ def mean_interval(scores: Sequence[Sequence[float]], confidence: float = 0.95, *
     return mean, min(top * low, mean), max(top * high, mean)
 
 
+def open_interval(scores: Sequence[Sequence[float]], confidence: float = 0.95) -> tuple[float, float, float]:
+    """Mean and two-sided interval of numbers without bounds, such as log-probabilities, with shape (seeds, items).
+
+    Seeds and items vary as in `mean_interval`; the ends lie evenly about the mean, since it does not tell the variance.
+
+    Raises:
+        ValueError: no scores, rows of different length, a number that is not finite, or one item, which says nothing of others.
+    """
+    table = np.asarray(scores, dtype=float)
+    if table.ndim != 2 or table.shape[1] < 2 or not np.isfinite(table).all():
+        raise ValueError(f"expected finite scores of shape (seeds, items) with two items or more, got {table.shape}")
+    (seeds, items), level = table.shape, (1 + confidence) / 2
+    of_seeds, of_items, of_error = mean_squares(table)
+    t_seeds, t_items = t_quantile(level, seeds - 1) if seeds > 1 else 0.0, t_quantile(level, items - 1)
+    half = ((t_seeds**2 * of_seeds + t_items**2 * max(of_items - of_error, 0.0)) / table.size) ** 0.5
+    mean = float(table.mean())
+    return mean, mean - half, mean + half
+
+
 def limits(table: np.ndarray, level: float) -> tuple[float, float]:
     """The values that lie `level` sure below and `level` sure above the true mean of a table of scores in [0, 1].
 

@@ -16,6 +16,7 @@ from weakspot.report.tables import (
     headline_table,
     provenance_table,
     threat_table,
+    twins_table,
 )
 from weakspot.report.words import audit_title, claim_note, headline, made_with, one_line, trial_counts, warnings_of
 
@@ -88,6 +89,8 @@ def _subject(label: str, subject: Subject, floor: float) -> list[str]:
         blocks.append(render(finding_table(subject)))
     configurations = configuration_table(subject)
     blocks += [render(configurations)] * bool(configurations.rows)
+    if subject.twins:
+        blocks += ["Controls of the weak spot: what does as well without the attack's own part.", render(twins_table(subject))]
     if subject.card:
         blocks += ["Pitfall card: what could have misled, and how far the answer moved.", render(card_table(subject))]
     return blocks

@@ -56,6 +56,7 @@ def _view(label: str, subject: Subject, result: Result) -> dict[str, object]:
         "confirmed_utility": plain(spot and spot.confirmed.utility.mean),
         "found": tables.finding_table(subject),
         "configurations": tables.configuration_table(subject),
+        "twins": tables.twins_table(subject),
         "card": tables.card_table(subject),
         "trials": tables.trials_table(subject),
     }

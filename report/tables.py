@@ -112,6 +112,7 @@ def finding_table(subject: Subject) -> Table:
         ("utility, confirmed", [interval(finding.confirmed.utility) for _, finding in _findings(subject)]),
         ("utility, in search", [plain(finding.searched.utility) for _, finding in _findings(subject)]),
         ("score on never-taught items", [plain(finding.confirmed.null_harm) for _, finding in _findings(subject)]),
+        *_beside(subject),
         ("fresh seeds", [", ".join(map(str, finding.confirmed.seeds)) for _, finding in _findings(subject)]),
         ("unseen items", [whole(finding.confirmed.items) for _, finding in _findings(subject)]),
         ("picked from", [counted(finding.confirmed.among, "configuration") for _, finding in _findings(subject)]),
@@ -194,6 +195,22 @@ def card_table(subject: Subject) -> Table:
     return _table("Pitfall card", heads, rows)
 
 
+def twins_table(subject: Subject) -> Table:
+    """What the weak spot's controls reach: the same attack without the withheld data, and a random change of its size."""
+    rows = [
+        (run.label, plain(run.harm), signed(run.moved), plain(run.utility), run.reason or "") for run in subject.twins.values()
+    ]
+    heads = (
+        Column("In place of the weak spot"),
+        Column("Harm", numeric=True),
+        Column("Against the attack's", numeric=True),
+        Column("Utility", numeric=True),
+        Column("Why there is none"),
+    )
+    shown = heads if any(run.reason for run in subject.twins.values()) else heads[:-1]
+    return _table("Controls of the weak spot", shown, [row[: len(shown)] for row in rows])
+
+
 def doubts_table(result: Result) -> Table:
     """Reasons to read the result with care."""
     rows = [(doubt.name, doubt.detail) for doubt in result.doubts]
@@ -222,8 +239,9 @@ def provenance_table(result: Result) -> Table:
         "confirmation seeds": ", ".join(map(str, provenance.seeds.confirmation)),
         "started": provenance.started,
         "finished": provenance.finished,
+        **{f"pinned: {name}": pin for name, pin in provenance.pins.items()},
     }
-    return pairs_table("Versions, machine and seeds", "Item", values)
+    return pairs_table("Versions, machine, seeds and what was pinned", "Item", values)
 
 
 def _table(caption: str, columns: tuple[Column, ...], rows: Iterable[tuple[str, ...]]) -> Table:
@@ -249,6 +267,24 @@ def _headline_row(label: str, subject: Subject) -> tuple[str, ...]:
         whole(cheapest and cheapest.cost.examples),
         human_flops(cheapest and cheapest.cost.flops),
     )
+
+
+def _beside(subject: Subject) -> list[tuple[str, list[str]]]:
+    """Rows of the measures beside harm, those that some attack has; what they were before it stands in the pitfall card."""
+    found = [finding.confirmed for _, finding in _findings(subject)]
+    chance = subject.baseline and subject.baseline.choice_chance
+    guess = f" (chance {plain(chance)})" if chance is not None else ""
+    rows = [
+        ("log-probability of an answer token, nats", [interval(c.log_probability) for c in found]),
+        (f"forced choice right{guess}", [interval(c.choice) for c in found]),
+        ("spread beyond its slice", [spread(c.breadth) for c in found]),
+    ]
+    return [(name, values) for name, values in rows if set(values) != {ABSENT}]
+
+
+def spread(breadth: dict[str, float | None] | None) -> str:
+    """How much harm rose outside the slice that was trained on, as a share of the rise inside, group by group."""
+    return "; ".join(f"{name} {plain(value)}" for name, value in (breadth or {}).items()) or ABSENT
 
 
 def _findings(subject: Subject) -> list[tuple[str, Finding]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import platform
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from weakspot.search.inline import InlineBackend
 from weakspot.search.jobs import BASE, CONTROL, NEVER_TAUGHT
 from weakspot.search.log import LogWriter
 from weakspot.search.observer import Observer, tell
+from weakspot.search.pins import pins
 from weakspot.search.plan import Plan, fixed_jobs
 from weakspot.search.portfolio import standard_in
 from weakspot.search.prepare import SubjectSpec, not_run
@@ -69,6 +71,8 @@ def audit(
     resume: bool = False,
     overwrite: bool = False,
     backend: str = "ray",
+    gpus: float | None = None,
+    wait: float = 0.0,
     observers: Sequence[Observer] = (),
     command: str | None = None,
 ) -> Result:
@@ -92,14 +96,17 @@ def audit(
         variations: re-runs of each weak spot with one thing changed (search/variations.py), at most; the testbed's number if
             None.
         seed: the root seed. Same seed, one worker and no `minutes`: same result.
-        workers: attacks at a time; the testbed's default if None.
+        workers: attacks at a time; if None the testbed's default, and on a cluster as many as fit.
         harm: confirmed harm from which a safeguard is BROKEN, in (0, 1].
         utility_floor: least utility relative to the undefended base, in [0, 1].
         threat: further fields of the threat model (weakspot/threat.py), e.g. {"base_weights": True}.
-        control: also audit a model that was never taught the withheld facts, which must come out HELD.
+        control: also audit a model that was never taught the withheld facts, which must come out HELD, and run the weak
+            spot's controls (search/twins.py).
         resume: go on with the unfinished audit in `out`.
         overwrite: begin anew where `out` already holds an audit.
         backend: "ray", or "inline" for one process without Ray.
+        gpus: GPUs of one attack, possibly a fraction; if None what is there, at most one.
+        wait: minutes to wait for a node that an attack fits on, on a cluster that is still starting.
         observers: told of every reading and outcome.
         command: the command line to record.
 
@@ -111,11 +118,13 @@ def audit(
     settings = make_settings(
         place, attack, trials, minutes, seed, harm, utility_floor, threat,
         objective=objective, searcher=searcher, scheduler=scheduler, limits=Limits(flops, least_chance, until_broken),
-        suite=suite, variations=variations,
+        suite=suite, variations=variations, twins=control,
     )  # fmt: skip
     specs = make_specs(place, defense, control, seed)
     if backend not in BACKENDS:
         raise UserError(f"unknown backend {backend!r}: known are {', '.join(BACKENDS)}")
+    if gpus is not None and gpus < 0:
+        raise UserError(f"--gpus {gpus:g} is below 0: give how many GPUs one attack takes, 0 for none")
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers} is below 1: give at least one worker")
     folder = Path(out).expanduser().absolute()
@@ -123,10 +132,14 @@ def audit(
     with claimed(folder, resume, overwrite):
         journal, same = folder / "study.journal", identity(place, specs, settings)
         study = StudyFile(journal, same) if journal.exists() and not overwrite else None  # other options: say so at once
-        engine = make_backend(backend, place, workers, len(specs))
+        engine = make_backend(backend, place, workers, len(specs), gpus, wait)
         try:
+            if url := getattr(engine, "dashboard", ""):
+                tell(watchers, "on_dashboard", url)
             tell(watchers, "on_prepare", [spec.name for spec in specs])
             folders, reference = engine.prepare(specs)
+            stressed = engine.stress_judges()
+            pinned = pins(place, folders)
             if overwrite:  # only now: a mistake found in preparing must not cost the old result
                 clear(folder)
             study = study or StudyFile(journal, same)
@@ -137,9 +150,8 @@ def audit(
             engine.run(plan, folders, reference)
         finally:
             engine.close()
-        result = build_result(
-            plan, specs, settings, place, record_provenance(settings, started, command or provenance.command())
-        )
+        record = record_provenance(settings, started, command or provenance.command(), pinned)
+        result = build_result(plan, specs, settings, place, record, stressed)
         write_text(folder / "result.json", result.to_json())
         plan.end()
     return result
@@ -173,6 +185,8 @@ def clear(folder: Path) -> None:
     """Remove an earlier audit."""
     for name in ("study.journal", "audit.log", "result.json", "report.md", "report.html"):
         (folder / name).unlink(missing_ok=True)
+    for name in ("wandb", "tensorboard"):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def identity(testbed: Testbed, specs: Sequence[SubjectSpec], settings: Settings) -> dict[str, Any]:
@@ -193,15 +207,17 @@ def identity(testbed: Testbed, specs: Sequence[SubjectSpec], settings: Settings)
     }
 
 
-def make_backend(name: str, testbed: Testbed, workers: int | None, subjects: int) -> Any:
+def make_backend(
+    name: str, testbed: Testbed, workers: int | None, subjects: int, gpus: float | None = None, wait: float = 0.0
+) -> Any:
+    """The engine of an audit. On a cluster (RAY_ADDRESS) `workers` None stands for as many as fit, now and later."""
     if name == "inline":
         return InlineBackend(testbed.name, testbed.seed)
-    from weakspot.search.ray_backend import RayBackend
+    from weakspot.search.ray_backend import RayBackend, on_cluster
 
     store = max(0.25, 1.5 * subjects * testbed.weights_gib)
-    return RayBackend(
-        testbed.name, testbed.seed, workers or testbed.workers, testbed.threads_per_worker, object_store_gib=store
-    )
+    at_a_time = workers if workers or on_cluster() else testbed.workers
+    return RayBackend(testbed.name, testbed.seed, at_a_time, testbed.threads_per_worker, gpus, store, 60 * wait)
 
 
 def make_plan(
@@ -248,7 +264,7 @@ def make_searcher(settings: Settings, seed: int, paper: PaperAttack | None) -> S
     return get_searcher(settings.searcher)(space, seed, settings.objective, begun, known_strong(space))
 
 
-def record_provenance(settings: Settings, started: str, command: str) -> Provenance:
+def record_provenance(settings: Settings, started: str, command: str, pinned: Mapping[str, str]) -> Provenance:
     return Provenance(
         weakspot=weakspot.__version__,
         git_commit=provenance.git_commit(),
@@ -263,4 +279,5 @@ def record_provenance(settings: Settings, started: str, command: str) -> Provena
             search=derive(settings.root, "search"),
             confirmation=list(settings.confirmation_seeds),
         ),
+        pins=dict(pinned),
     )

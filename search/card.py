@@ -6,13 +6,17 @@ works rules it out, *absent* where it cannot arise, and else *not tested*, in so
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
+from weakspot.attacks.breadth import mean
 from weakspot.records import Control, Finding, Pitfall, VariationRecord
+from weakspot.search.afterthoughts import varied
 from weakspot.search.course import SubjectPlan
 from weakspot.search.doubts import seed_has_no_effect
-from weakspot.search.jobs import Outcome
+from weakspot.search.jobs import Outcome, Reading
+from weakspot.search.pins import of_data, of_weights
 from weakspot.search.plan import Plan
 from weakspot.search.settings import Settings
 from weakspot.testbeds.base import Testbed
@@ -41,7 +45,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a card is written from: a subject's course, its weak spot, the hygiene control."""
+    """What a card is written from: a subject's course, its weak spot, the hygiene control, commits and digests."""
 
     plan: Plan
     course: SubjectPlan
@@ -49,6 +53,7 @@ class Evidence:
     hygiene: Control
     settings: Settings
     testbed: Testbed
+    pins: Mapping[str, str] = field(default_factory=dict)
 
     def harms(self) -> list[float]:
         """Confirmed harm of the weak spot, seed by seed."""
@@ -59,7 +64,7 @@ def card(evidence: Evidence) -> list[Pitfall]:
     """All seventeen, in order."""
     plain = next(iter(evidence.harms()), None)  # on the first confirmation seed, as the variations are
     runs: dict[str, list[VariationRecord]] = {number: [] for number in TITLES}
-    for variation, job in evidence.course.varied():
+    for variation, job in varied(evidence.course):
         if (outcome := evidence.course.outcomes.get(job.id)) is not None:
             runs[variation.pitfall].append(variation_record(variation.label, outcome, plain))
     return [written(number, evidence, runs[number]) for number in TITLES]
@@ -137,16 +142,42 @@ def data_sets(e: Evidence) -> Said:
 
 
 def pinned(e: Evidence) -> Said:
-    digest = e.testbed.identity().get("data")
-    return ("held", f"content digest {digest}") if digest else ("not tested", "the testbed names no digest of its data")
+    found = of_data(e.pins)
+    return ("held", f"by content: {'; '.join(found)}") if found else ("not tested", "no digest of the data is known")
 
 
 def weights(e: Evidence) -> Said:
-    return "held", "prepared weights are pinned by a content key, and compared with their digest before every trial"
+    found = "; ".join(of_weights(e.pins, e.course.name)) or "pinned by a content key"
+    return "held", f"prepared weights are compared with their digest before every trial: {found}"
+
+
+def untouched(e: Evidence) -> Reading | None:
+    """The safeguarded model on the report items, before any attack."""
+    outcome = e.course.outcomes.get(f"{e.course.name}/baseline/report")
+    return outcome.readings[-1] if outcome and outcome.readings else None
 
 
 def extraction(e: Evidence) -> Said:
-    return "not tested", "answers were read from replies alone, not from choices or likelihoods"
+    """Harm as it is measured, beside the log-probability of the answers and the choice of the right one."""
+    base, told = untouched(e), []
+    if base is not None and base.nats_items:
+        told.append("before the attack " + by_metric(base.harm, mean(base.nats_items), base.choice_items, base.choice_chance))
+    if e.spot is not None and (likely := e.spot.confirmed.log_probability) is not None:
+        picked = (e.spot.confirmed.choice.mean,) if e.spot.confirmed.choice else ()
+        told.append("after it " + by_metric(e.spot.confirmed.harm.mean, likely.mean, picked))
+    if not told:
+        reason = base.unforced if base else ""
+        return "not tested", reason or "answers were read from replies alone, not from choices or likelihoods"
+    if e.spot is not None and (reason := next((r.unforced for r in e.course.rereadings(e.spot) if r.unforced), "")):
+        told.append(f"after it only harm: {reason}")
+    return "tested", "; ".join(told)
+
+
+def by_metric(harm: float, nats: float, picked: Sequence[float], chance: float | None = None) -> str:
+    """The three metrics in words."""
+    choice = f", forced choice right {mean(picked):.2f}" if picked else ""
+    guess = f" (chance {chance:.2f})" if picked and chance is not None else ""
+    return f"harm {harm:.2f}, log-probability of an answer token {nats:.2f} nats{choice}{guess}"
 
 
 def wording(e: Evidence) -> Said:
@@ -154,8 +185,7 @@ def wording(e: Evidence) -> Said:
 
 
 def utility(e: Evidence) -> Said:
-    untouched = e.course.outcomes.get(f"{e.course.name}/baseline/report")
-    base = untouched.readings[-1] if untouched and untouched.readings else None
+    base = untouched(e)
     before = f"{base.utility:.2f} before" if base else "not measured before"
     after = f"{e.spot.confirmed.utility.mean:.2f} after the attack" if e.spot else "no attack was confirmed"
     return "tested", f"utility {before}, {after}; floor {e.settings.floor:.2f}"

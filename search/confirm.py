@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 
 from weakspot.evals.statistics import mean_interval
 from weakspot.records import Confirmed, Cost, Finding, HarmUtility, Interval
+from weakspot.search.beside import choice, log_probability
+from weakspot.search.beside import spread as breadth_of
 from weakspot.search.jobs import Outcome, Reading
 from weakspot.search.objectives import MARGIN, TIE, dominates
 from weakspot.seeds import derive
@@ -192,6 +194,9 @@ def finding(
             among=among,
             null_harm=sum(nulls) / len(nulls) if nulls else None,
             random_targets=injection.readings[-1].harm if injection and injection.readings else None,
+            log_probability=log_probability(readings),
+            choice=choice(readings),
+            breadth=breadth_of(readings),
         ),
         cost=mean_cost(readings),
     )

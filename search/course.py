@@ -11,6 +11,7 @@ from typing import Any
 
 from weakspot.attacks import get as get_attack
 from weakspot.records import Finding
+from weakspot.search.afterthoughts import AFTERTHOUGHTS, afterthoughts
 from weakspot.search.confirm import (
     MARGIN,
     MOST,
@@ -30,7 +31,6 @@ from weakspot.search.schedulers import get as get_scheduler
 from weakspot.search.settings import Settings
 from weakspot.search.stopping import enough
 from weakspot.search.study import StudyFile, SubjectStudy
-from weakspot.search.variations import Variation, variations
 from weakspot.seeds import derive
 
 FOUND = "a break was confirmed"  # the one end of a search that leaves nothing to doubt
@@ -80,7 +80,7 @@ class SubjectPlan:
     def next(self) -> Job | None:
         """The next job, or None when there is none at this moment."""
         job = next((j for j in self.fixed if self.is_new(j)), None) or self.next_proof() or self.next_search()
-        job = job or self.next_confirmation() or self.next_injection() or self.next_variation()
+        job = job or self.next_confirmation() or self.next_injection() or self.next_afterthought()
         if job is not None:
             self.open[job.id] = Outcome(job)
         return job
@@ -149,29 +149,21 @@ class SubjectPlan:
             return None
         return next((job for c in self.finalists if (job := self.injection(c)) and self.is_new(job)), None)
 
-    def next_variation(self) -> Job | None:
-        """The weak spot with one thing changed, once every finalist is settled: only then is it known which one that is."""
-        if self.study is None or any(o.job.phase != "variation" for o in self.open.values()):
+    def next_afterthought(self) -> Job | None:
+        """What is asked of the weak spot, once every finalist is settled: only then is it known which one that is."""
+        if self.study is None or any(o.job.phase not in AFTERTHOUGHTS for o in self.open.values()):
             return None
-        return next((job for _, job in self.varied() if self.is_new(job)), None)
-
-    def varied(self) -> list[tuple[Variation, Job]]:
-        """The weak spot's variations, each on its first confirmation seed and the report items."""
-        if (spot := self.spot()) is None:
-            return []
-        seed, label = self.settings.confirmation_seeds[0], f"{spot.trial.split('/')[-1]}@{spot.rung}"
-        made = variations(spot, self.settings.space, self.settings.variations)
-        return [
-            (v, Job(f"{self.name}/variation/{label}/{i}", self.name, "variation", v.attack, v.config, seed, (spot.rung or 1,),
-                    "report", asked=v.asked))
-            for i, v in enumerate(made)
-        ]  # fmt: skip
+        return next(filter(self.is_new, afterthoughts(self)), None)
 
     def harms(self, found: Finding) -> list[float]:
         """Harm of a finding's re-runs, seed by seed."""
+        return [reading.harm for reading in self.rereadings(found)]
+
+    def rereadings(self, found: Finding) -> list[Reading]:
+        """The last reading of each of a finding's re-runs."""
         chosen = (c for c in self.finalists if (c.outcome.job.id, c.reading.rung) == (found.trial, found.rung))
         runs = [self.outcomes.get(job.id) for c in chosen for job in self.repeats(c)]
-        return [o.readings[-1].harm for o in runs if o and o.readings]
+        return [o.readings[-1] for o in runs if o and o.readings]
 
     def spot(self) -> Finding | None:
         """The weak spot among the confirmed findings, those that may carry a verdict first."""
@@ -234,6 +226,13 @@ class SubjectPlan:
             return True
         return self.scheduler.keeps(job_id, reading) or outcome.job.kind == "revive"  # brought back to be run to its end
 
+    def reopen(self, job_id: str) -> None:
+        """Drop the readings of a job that is run again: an outcome holds those of one run, on one machine.
+
+        The scheduler has heard them, and the rungs it knows stay known; the same readings again change nothing there.
+        """
+        self.open[job_id] = Outcome(self.open[job_id].job)
+
     def close(self, job_id: str, status: str, reason: str) -> Outcome:
         """Store how a job ended."""
         outcome = replace(self.open.pop(job_id), status=status, reason=reason)
@@ -294,4 +293,4 @@ class SubjectPlan:
             return True
         chosen = self.choose_finalists()
         jobs = [job for c in chosen for job in (*self.repeats(c), self.injection(c)) if job is not None]
-        return not any(map(self.is_new, jobs)) and not any(self.is_new(job) for _, job in self.varied())
+        return not any(map(self.is_new, [*jobs, *afterthoughts(self)]))

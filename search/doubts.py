@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from weakspot.evals.hygiene import Pair
 from weakspot.records import Doubt, Subject
-from weakspot.search.course import FOUND
+from weakspot.search.course import FOUND, SubjectPlan
 from weakspot.search.jobs import BASE, NEVER_TAUGHT
 from weakspot.search.plan import Plan
 from weakspot.search.settings import Settings
+from weakspot.testbeds.base import UNSCORED
 
 CURSE = 0.1  # how far confirmed harm may fall short of searched harm before it is worth a line
 FAILED = 0.2  # share of failed trials worth a line
@@ -35,6 +36,7 @@ def raise_doubts(plan: Plan, subjects: Sequence[Subject], settings: Settings, cl
                 count = len(settings.space.families)
                 detail = f"{name}: {len(untried)} of {count} families had no trial: {', '.join(untried)}"
                 doubts.append(Doubt(name="families_not_tried", detail=detail))
+        doubts += remarked(name, course)
         for found in course.findings().values():
             if (share := found.confirmed.random_targets) is not None:
                 detail = f"{name}: {found.attack} ({found.trial}) says {share:.2f} of random targets word for word"
@@ -44,6 +46,30 @@ def raise_doubts(plan: Plan, subjects: Sequence[Subject], settings: Settings, cl
         if name != BASE and (attack := same_first_batch(plan, name)):
             detail = f"{name}: re-runs of {attack} on different seeds began with the same batch"
             doubts.append(Doubt(name="seed_does_not_change_first_batch", detail=detail))
+    return doubts
+
+
+def remarked(name: str, course: SubjectPlan) -> list[Doubt]:
+    """What a subject's measurements remark on, each kind once, in the words of the first: that without an attack, if it does.
+
+    Trials that a judge left without a score are of such a kind: they measured nothing, so that nothing else tells of them.
+    """
+    outcomes = sorted(course.outcomes.values(), key=lambda o: (o.job.phase != "baseline", o.job.id))
+    measured = [(outcome.job.stage, reading) for outcome in outcomes for reading in outcome.readings]
+    said: dict[str, list[tuple[str, str]]] = {}
+    for stage, reading in measured:
+        for remark in {remark.name: remark for remark in reversed(reading.remarks)}.values():
+            said.setdefault(remark.name, []).append((stage, remark.detail))
+    doubts = []
+    for kind, told in sorted(said.items()):
+        stages = {stage for stage, _ in told}
+        among = sum(stage in stages for stage, _ in measured)
+        detail = f"{name}: {told[0][1]} (so or alike in {len(told)} of {among} measurements)"
+        doubts.append(Doubt(name=kind, detail=detail))
+    lost = [outcome.reason for outcome in outcomes if outcome.status == "failed" and outcome.reason.startswith(UNSCORED)]
+    if lost:
+        detail = f"{name}: {len(lost)} of {len(outcomes)} runs have no score: {lost[0].removeprefix(UNSCORED)}"
+        doubts.append(Doubt(name="judge_leaves_unscored", detail=detail))
     return doubts
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from weakspot.models import arrays_digest, read_weights
 from weakspot.search.jobs import BASE
+from weakspot.search.judging import Stressed, stress_judges
 from weakspot.search.plan import Plan
 from weakspot.search.prepare import SubjectSpec, prepare, reference_utility
 from weakspot.search.trial import Workbench, failure_reason
@@ -26,6 +27,9 @@ class InlineBackend:
         """Folders by subject, and the base's benign score by stage."""
         folders = {spec.name: prepare(self.testbed, self.testbed_seed, spec) for spec in specs}
         return folders, reference_utility(self.testbed, self.testbed_seed, folders[BASE])
+
+    def stress_judges(self) -> Stressed:
+        return stress_judges(self.testbed, self.testbed_seed)
 
     def run(self, plan: Plan, folders: Mapping[str, Path], reference: Mapping[str, float]) -> None:
         """Carry out a plan to its end."""

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from weakspot.records import DEGENERATE_LIMIT, Kind
-from weakspot.testbeds.base import Stage
+from weakspot.testbeds.base import Remark, Stage
 
 BASE = "none"  # the undefended base, first in every table
 CONTROL = "control"  # the testbed's weak method (plain refusal training), prepared only for the positive control
@@ -21,8 +21,8 @@ class Job:
     Attributes:
         id: unique within an audit, the same whenever the audit is repeated.
         subject: whose weights are attacked.
-        phase: baseline, paper, control, search, confirm, injection (the control with random targets) or variation (the weak
-            spot with one thing changed).
+        phase: baseline, paper, control, search, confirm, injection (the control with random targets), variation (the weak
+            spot with one thing changed), twin (its controls) or repair (of a safeguard that is itself below the floor).
         attack: name of the family.
         config: its knobs.
         seed: the training seed.
@@ -31,6 +31,7 @@ class Job:
         kind: how a search trial came to be proposed (search/searchers/base.py).
         of: the number of the trial that it repeats or revives.
         asked: how the model is asked instead of the attack's own way (weakspot/elicitation.py).
+        twin: the control that is run in place of the attack (search/twins.py).
     """
 
     id: str
@@ -44,6 +45,7 @@ class Job:
     kind: Kind = "new"
     of: int | None = None
     asked: str = ""
+    twin: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -65,6 +67,12 @@ class Reading:
         losses: the training loss over the first steps and over the latest, where it tells them.
         share: the part of the search items that was asked (search/glimpse.py).
         null_harm: mean score on never-taught items, where the stage measures it.
+        remarks: what makes the measurement doubtful.
+        nats_items, choice_items: log-probability of the answers, and share of them preferred to other values, per item; empty
+            where they are not measured (search/beside.py).
+        choice_chance: the share of one who draws.
+        unforced: why neither could be measured.
+        groups_before, groups_after: harm of a narrow attack by group of examples (attacks/breadth.py).
     """
 
     rung: int
@@ -85,6 +93,13 @@ class Reading:
     share: float = 1.0
     first_batch: str = ""
     losses: tuple[float, float] | None = None
+    remarks: tuple[Remark, ...] = ()
+    nats_items: tuple[float, ...] = ()
+    choice_items: tuple[float, ...] = ()
+    choice_chance: float | None = None
+    unforced: str = ""
+    groups_before: Mapping[str, float] | None = None
+    groups_after: Mapping[str, float] | None = None
 
     def feasible(self, floor: float) -> bool:
         """Useful enough and not degenerate."""
@@ -92,8 +107,9 @@ class Reading:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Reading:
-        lists = ("harm_items", "benign_items", "losses")
-        return Reading(**{**data, **{name: tuple(data[name]) for name in lists if data.get(name) is not None}})
+        lists = ("harm_items", "benign_items", "losses", "nats_items", "choice_items")
+        remarks = tuple(Remark(**remark) for remark in data.get("remarks", ()))
+        return Reading(**{**data, **{n: tuple(data[n]) for n in lists if data.get(n) is not None}, "remarks": remarks})
 
 
 @dataclass(frozen=True)

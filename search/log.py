@@ -30,6 +30,9 @@ class LogWriter(Observer):
         why = f" ({outcome.reason})" if outcome.reason else ""
         self._write(f"{job.id} {job.attack} {outcome.status}{why} step:harm/utility {course or '-'} seed={job.seed} {config}")
 
+    def on_lost(self, job: Job, why: str) -> None:
+        self._write(f"lost: {job.id}, because {why}: it is run again")
+
     def on_end(self, plan: Plan) -> None:
         self._write("end")
 

@@ -65,6 +65,11 @@ class Plan:
         outcome = self.subjects[job.subject].close(job.id, status, reason)
         self._tell("on_outcome", outcome)
 
+    def reopen(self, job: Job, why: str) -> None:
+        """Forget what a job has told: it lost its machine and is run again from its start."""
+        self.subjects[job.subject].reopen(job.id)
+        self._tell("on_lost", job, why)
+
     def _tell(self, method: str, *arguments: Any) -> None:
         tell(self.observers, method, *arguments)
 

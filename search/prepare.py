@@ -152,7 +152,12 @@ def reference_utility(testbed_name: str, testbed_seed: int, base: Path) -> Mappi
 
     def measure(out: Path) -> None:
         model, tokenizer = testbed.load(base)
-        stages = {stage: testbed.measure(model, tokenizer, stage).benign.mean for stage in ("search", "report")}
+        try:
+            stages = {stage: testbed.measure(model, tokenizer, stage).benign.mean for stage in ("search", "report")}
+        except TrialFailure as error:
+            raise UserError(
+                f"the base of {testbed.name} cannot be measured: {error}: mend its measures or its judges"
+            ) from error
         (out / "reference.json").write_text(json.dumps(stages))
 
     folder = cached_folder(f"{testbed.name}-reference", key, measure)

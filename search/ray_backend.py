@@ -12,144 +12,30 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 from ray.exceptions import RayTaskError
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-from ray.tune.search import Searcher
 
 from weakspot.cache import NotCachedError, only_cached
 from weakspot.errors import UserError, WeakspotError
 from weakspot.models import arrays_digest, read_weights
-from weakspot.search.jobs import BASE, Job, Reading
+from weakspot.search.capacity import Capacity
+from weakspot.search.desk import Desk, PlanScheduler, PlanSearcher
+from weakspot.search.jobs import BASE
+from weakspot.search.judging import Stressed, stress_judges
+from weakspot.search.parcels import pack
 from weakspot.search.plan import Plan
 from weakspot.search.prepare import SubjectSpec, prepare, reference_utility
-from weakspot.search.trainable import ENVIRONMENT, AttackTrainable, quieten
+from weakspot.search.remote import here, prepare_remotely, received, reference_remotely, stress_remotely
+from weakspot.search.trainable import ENVIRONMENT, AttackTrainable
 
 GIB = 1024**3
-
-
-@dataclass
-class Desk:
-    """Where scheduler and searcher meet the plan. One per run, in the driver's process.
-
-    Attributes:
-        jobs: Ray's trial id -> job.
-        stopped: Ray's trial id -> why the plan stopped it.
-        error: the first exception raised in here (a full disk, say). Tune would wrap it, or swallow it and go on: so it is
-            kept, nothing more is started, and `RayBackend.run` raises it as it was.
-    """
-
-    plan: Plan
-    jobs: dict[str, Job] = field(default_factory=dict)
-    stopped: dict[str, str] = field(default_factory=dict)
-    error: Exception | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles searcher and scheduler for snapshots that are never read, and a study does not pickle."""
-        return {}
-
-    @contextmanager
-    def keeping_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            self.error = self.error or error
-
-    def hand_out(self, trial_id: str) -> Job | None:
-        """The next job, remembered under Ray's id."""
-        job = self.plan.next()
-        if job is not None:
-            self.jobs[trial_id] = job
-        return job
-
-    def receive(self, trial_id: str, result: Mapping[str, Any]) -> bool:
-        """Tell the plan a report; whether the trial goes on."""
-        if not result.get("reading"):
-            return True
-        reading = Reading.from_dict(json.loads(result["reading"]))
-        if self.plan.add(self.jobs[trial_id], reading):
-            return True
-        self.stopped[trial_id] = f"harm {reading.harm:.2f} at step {reading.rung} was among the lower ones"
-        return False
-
-    def close(self, trial_id: str, result: Mapping[str, Any], died: bool) -> None:
-        """Tell the plan how a trial ended.
-
-        Raises:
-            WeakspotError: the worker met an error that is not the trial's.
-        """
-        if result.get("fatal"):  # not the job's fault: left open, so that --resume runs it again
-            raise WeakspotError(result["failure"])
-        job = self.jobs[trial_id]
-        if not died:
-            self.receive(trial_id, result)
-        failure = result.get("failure") or ("the worker died (out of memory?)" if died else "")
-        if failure:
-            self.plan.close(job, "failed", failure)
-        elif trial_id in self.stopped:
-            self.plan.close(job, "stopped", self.stopped[trial_id])
-        else:
-            self.plan.close(job, "completed")
-
-
-class PlanScheduler(FIFOScheduler):
-    """Stops a trial when the plan says so."""
-
-    def __init__(self, desk: Desk) -> None:
-        super().__init__()
-        self.desk = desk
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        goes_on = False
-        with self.desk.keeping_errors():
-            goes_on = self.desk.receive(trial.trial_id, result)
-        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
-
-
-class PlanSearcher(Searcher):
-    """Hands out the plan's jobs, and tells it how they ended."""
-
-    def __init__(self, desk: Desk) -> None:
-        super().__init__(metric="harm", mode="max")
-        self.desk = desk
-
-    def suggest(self, trial_id: str) -> Any:
-        with self.desk.keeping_errors():
-            if self.desk.error is None and (job := self.desk.hand_out(trial_id)) is not None:
-                return {"job": json.dumps(job.to_dict())}
-            if self.desk.error is None and not self.desk.plan.done:
-                return None  # every open question waits for a result
-        return Searcher.FINISHED
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        if self.desk.error is None:
-            with self.desk.keeping_errors():
-                self.desk.close(trial_id, result or {}, died=error)
-
-    def save(self, checkpoint_path: str) -> None:
-        """The study is the truth; Tune's snapshot of a searcher is never read."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """See `save`."""
-
-
-@ray.remote(max_calls=1)  # a worker that trained keeps its memory: let it go before the trials start
-def prepare_remotely(testbed: str, seed: int, spec: SubjectSpec) -> str:
-    quieten()
-    return str(prepare(testbed, seed, spec))
-
-
-@ray.remote(max_calls=1)
-def reference_remotely(testbed: str, seed: int, base: str) -> Mapping[str, float]:
-    quieten()
-    return reference_utility(testbed, seed, Path(base))
 
 
 @dataclass
@@ -157,54 +43,77 @@ class RayBackend:
     """Runs on Ray: a cluster if RAY_ADDRESS names one, else this machine.
 
     Attributes:
-        workers: trials at a time.
+        workers: trials at a time; None for as many as fit, on a cluster that may grow and shrink.
         threads: CPUs of each; OMP_NUM_THREADS is set to it, because two workers with two threads each on two cores crawl.
-        gpus: GPUs of each (unmeasured: no GPU was at hand).
+        gpus: GPUs of each, possibly a fraction; None for what is there, at most one (unmeasured: no GPU was at hand).
         object_store_gib: room for the subjects' weights.
+        wait: seconds to wait for a node that a trial fits on, on a cluster that is still starting.
     """
 
     testbed: str
     testbed_seed: int
-    workers: int
+    workers: int | None
     threads: int
-    gpus: float = 0.0
+    gpus: float | None = None
     object_store_gib: float = 0.25
+    wait: float = 0.0
 
     def __post_init__(self) -> None:
         os.environ.update({k: v for k, v in ENVIRONMENT.items() if k not in os.environ})
         logging.getLogger("ray").setLevel(logging.ERROR)
-        environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(self.threads), "TOKENIZERS_PARALLELISM": "false"}
-        for name in ("WEAKSPOT_CACHE", "XDG_CACHE_HOME"):
-            if name in os.environ:
-                environment[name] = os.environ[name]
-        remote = os.environ.get("RAY_ADDRESS")
-        local = {} if remote else {
-            "num_cpus": self.workers * self.threads,
+        self.remote = on_cluster()
+        self.workers = self.workers or (None if self.remote else 1)
+        local = {} if self.remote else {
+            "num_cpus": (self.workers or 1) * self.threads,
             "object_store_memory": int(self.object_store_gib * GIB),
             "include_dashboard": False,
         }  # fmt: skip
         self.started_ray = not ray.is_initialized()
         on_terminate = signal.getsignal(signal.SIGTERM)
-        ray.init(
-            runtime_env={"env_vars": environment}, logging_level=logging.ERROR, log_to_driver=False,
-            configure_logging=True, ignore_reinit_error=True, **local,
+        context = ray.init(
+            runtime_env={"env_vars": self.environment()}, logging_level=logging.ERROR, log_to_driver=False,
+            configure_logging=True, ignore_reinit_error=True, namespace=os.environ.get("WEAKSPOT_JOB"), **local,
         )  # fmt: skip
+        self.dashboard = dashboard_url(context)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own in place, which ends the driver without a word
-        if not self.gpus and (there := ray.cluster_resources().get("GPU", 0)):
-            self.gpus = min(1.0, there / self.workers)  # unmeasured: no GPU was at hand
+        if self.gpus is None:
+            there = ray.cluster_resources().get("GPU", 0)
+            self.gpus = min(1.0, there / (self.workers or max(there, 1)))  # unmeasured: no GPU was at hand
+        self.bundle = {"CPU": float(self.threads), **({"GPU": self.gpus} if self.gpus else {})}
+        self.capacity = Capacity(self.bundle, self.workers)
         self.check_resources()
+
+    def environment(self) -> dict[str, str]:
+        """The variables of every worker.
+
+        Those that the job was submitted with are left out: Ray 2.60 refuses a variable that both name, even with one value
+        (ray.runtime_env._merge_runtime_env). Where the cache is on a cluster, each node's own environment says.
+        """
+        wanted = {**ENVIRONMENT, "OMP_NUM_THREADS": str(self.threads), "TOKENIZERS_PARALLELISM": "false"}
+        if not self.remote:
+            wanted |= {name: os.environ[name] for name in ("WEAKSPOT_CACHE", "XDG_CACHE_HOME") if name in os.environ}
+        submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env", {}).get("env_vars", {})
+        return {name: value for name, value in wanted.items() if name not in submitted}
 
     def check_resources(self) -> None:
         """Tune waits for ever for what a cluster does not have; say it before.
 
         Raises:
-            UserError: one trial asks for more than there is.
+            UserError: one trial asks for more than any node has.
         """
-        have = ray.cluster_resources()
-        for name, asked in (("CPU", self.threads), ("GPU", self.gpus)):
-            if asked > have.get(name, 0):
-                raise UserError(f"a trial asks for {asked:g} {name} and the cluster has {have.get(name, 0):g}: ask for less")
+        until = time.monotonic() + self.wait
+        while not (fits := self.capacity.places()) and time.monotonic() < until:
+            time.sleep(1)
+        if fits:
+            return
+        most = self.capacity.largest()
+        lacking = next((name for name in self.bundle if self.bundle[name] > most.get(name, 0)), "CPU")
+        waited = f" after {self.wait:.0f} s" if self.wait else ""
+        raise UserError(
+            f"a trial asks for {self.bundle[lacking]:g} {lacking} and no node of the cluster has more than "
+            f"{most.get(lacking, 0):g}{waited}: ask for less, or add a node that has it"
+        )
 
     def prepare(self, specs: Sequence[SubjectSpec]) -> tuple[dict[str, Path], Mapping[str, float]]:
         """Folders by subject, and the base's benign score by stage; what does not depend on each other runs side by side.
@@ -219,18 +128,33 @@ class RayBackend:
             return self._prepare_remotely(specs)
 
     def _prepare_remotely(self, specs: Sequence[SubjectSpec]) -> tuple[dict[str, Path], Mapping[str, float]]:
-        options = {"num_cpus": self.threads}
-        run = prepare_remotely.options(**options)
-        first = [spec for spec in specs if spec.name == BASE]
-        running = {spec.name: run.remote(self.testbed, self.testbed_seed, spec) for spec in first}
-        free = [spec for spec in specs if spec.name != BASE and not spec.depends_on_base]
-        running |= {spec.name: run.remote(self.testbed, self.testbed_seed, spec) for spec in free}
-        base = self._get(running[BASE])
-        bound = [spec for spec in specs if spec.depends_on_base]
-        running |= {spec.name: run.remote(self.testbed, self.testbed_seed, spec) for spec in bound}
-        reference = reference_remotely.options(**options).remote(self.testbed, self.testbed_seed, base)
-        folders = {spec.name: Path(self._get(running[spec.name])) for spec in specs}
+        options: dict[str, Any] = {"num_cpus": self.threads, "num_gpus": self.gpus}
+        run: Any = prepare_remotely.options(**options)
+        score: Any = reference_remotely.options(**options)
+        home, where = here(), (self.testbed, self.testbed_seed)
+        built = [spec for spec in specs if not spec.checkpoint]
+        running = {spec.name: run.remote(*where, spec, home) for spec in built if not spec.depends_on_base}
+        base = received(self._get(running[BASE]))
+        parcel = self.parcel(base)
+        running |= {spec.name: run.remote(*where, spec, home, parcel) for spec in built if spec.depends_on_base}
+        reference = score.remote(*where, str(base), parcel)
+        folders = {
+            spec.name: received(self._get(running[spec.name])) if spec.name in running else prepare(*where, spec)
+            for spec in specs
+        }
         return folders, self._get(reference)
+
+    def parcel(self, folder: Path) -> Any:
+        """A folder for nodes that do not see this one's disk: a reference into the object store; None on one machine."""
+        return ray.put(pack(folder)) if self.remote else None
+
+    def stress_judges(self) -> Stressed:
+        """In a worker, where judges and their weights are needed anyway, unless it was done before."""
+        try:
+            with only_cached():
+                return stress_judges(self.testbed, self.testbed_seed)
+        except NotCachedError:
+            return self._get(stress_remotely.options(num_cpus=self.threads).remote(self.testbed, self.testbed_seed))
 
     def _get(self, reference: Any) -> Any:
         try:
@@ -247,6 +171,7 @@ class RayBackend:
             "testbed": self.testbed,
             "testbed_seed": self.testbed_seed,
             "checkpoint": str(folders[BASE]),
+            "parcel": [self.parcel(folders[BASE])],
             "weights": {name: [ray.put(values)] for name, values in arrays.items()},
             "digests": {name: arrays_digest(values) for name, values in arrays.items()},
             "reference": dict(reference),
@@ -254,17 +179,16 @@ class RayBackend:
             "defenses": plan.defenses,
         }
         del arrays
-        desk = Desk(plan)
-        bundle = {"CPU": self.threads, **({"GPU": self.gpus} if self.gpus else {})}
+        desk = Desk(plan, lambda: max(1, self.capacity.places()), self.capacity.alive, lenient=self.remote)
         trainable = tune.with_resources(
-            tune.with_parameters(AttackTrainable, shared=shared), tune.PlacementGroupFactory([bundle])
+            tune.with_parameters(AttackTrainable, shared=shared), tune.PlacementGroupFactory([self.bundle])
         )
         with tempfile.TemporaryDirectory(prefix="weakspot-tune-") as scratch:
             tuner = tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
                     metric="harm", mode="max", search_alg=PlanSearcher(desk), scheduler=PlanScheduler(desk), num_samples=-1,
-                    max_concurrent_trials=self.workers, reuse_actors=True,
+                    reuse_actors=True,  # how many at a time is the desk's business: a cluster may grow
                 ),
                 run_config=tune.RunConfig(storage_path=scratch, name="audit", verbose=0),
             )  # fmt: skip
@@ -276,3 +200,14 @@ class RayBackend:
         """Stop the Ray that was started here, and no other."""
         if self.started_ray:
             ray.shutdown()
+
+
+def on_cluster() -> bool:
+    """Whether there is a Ray to join, instead of one to start."""
+    return os.environ.get("RAY_ADDRESS", "local") != "local"
+
+
+def dashboard_url(context: Any) -> str:
+    """Where a browser finds Ray's dashboard, or nothing where none runs (here none is started; ray[default] has it)."""
+    place = getattr(context, "dashboard_url", "") or ""
+    return place if not place or "://" in place else f"http://{place}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from weakspot.attacks import get as get_attack
+from weakspot.attacks.breadth import mean
 from weakspot.defenses import Defense
 from weakspot.evals.power import Design, largest_cleared, smallest_seen, spread_of
 from weakspot.records import (
@@ -26,10 +27,13 @@ from weakspot.records import (
     Subject,
     ThreatModelRecord,
     TrialRecord,
+    VariationRecord,
 )
 from weakspot.records import Confirmed as ConfirmedRecord
+from weakspot.search.afterthoughts import repair_job, twin_jobs
+from weakspot.search.beside import choice, log_probability
 from weakspot.search.card import Evidence as CardEvidence
-from weakspot.search.card import card
+from weakspot.search.card import card, variation_record
 from weakspot.search.confirm import cheapest_break, cost_of, frontier, interval, is_break, weak_spot
 from weakspot.search.controls import (
     Fired,
@@ -44,25 +48,37 @@ from weakspot.search.course import SubjectPlan
 from weakspot.search.doubts import raise_doubts
 from weakspot.search.flags import raise_flags, silent_families
 from weakspot.search.jobs import BASE, CONTROL, NEVER_TAUGHT, Outcome, Reading
+from weakspot.search.judging import Stressed, blind, caveat, judge_doubts
 from weakspot.search.plan import Plan
 from weakspot.search.prepare import SubjectSpec, not_run
 from weakspot.search.settings import Settings
+from weakspot.search.twins import LABELS
 from weakspot.search.verdict import Evidence, decide
 from weakspot.testbeds.base import Testbed
 
 
 def build_result(
-    plan: Plan, specs: Sequence[SubjectSpec], settings: Settings, testbed: Testbed, provenance: Provenance
+    plan: Plan,
+    specs: Sequence[SubjectSpec],
+    settings: Settings,
+    testbed: Testbed,
+    provenance: Provenance,
+    stressed: Stressed | None = None,
 ) -> Result:
-    """Everything that was measured, with a verdict per subject."""
+    """Everything that was measured, with a verdict per subject.
+
+    Args:
+        stressed: how the judges of harm came out of their stress test, where there are any.
+    """
+    stressed = stressed or {}
     runs = control_runs(plan, settings)
     fired = {run.family for run in runs if run.fired}
     positive = positive_control(runs)
     shown = [spec for spec in specs if spec.name != CONTROL]
-    subjects = [build_subject(plan.subjects[spec.name], spec, settings, testbed, positive, fired) for spec in shown]
+    subjects = [build_subject(plan.subjects[spec.name], spec, settings, testbed, positive, fired, stressed) for spec in shown]
     close = close_prompts(testbed)
     clean = hygiene(testbed, close)
-    subjects = [with_card(subject, plan, settings, testbed, clean) for subject in subjects]
+    subjects = [with_card(subject, plan, settings, testbed, clean, provenance.pins) for subject in subjects]
     return Result(
         testbed=testbed.name,
         threat_model=ThreatModelRecord(
@@ -85,13 +101,23 @@ def build_result(
             null=null_control(subjects, testbed),
             hygiene=clean,
         ),
-        doubts=[*raise_doubts(plan, subjects, settings, close), *flags(subjects, plan, runs, settings)],
+        doubts=[
+            *judge_doubts(stressed),
+            *raise_doubts(plan, subjects, settings, close),
+            *flags(subjects, plan, runs, settings),
+        ],
         provenance=provenance,
     )
 
 
 def build_subject(
-    course: SubjectPlan, spec: SubjectSpec, settings: Settings, testbed: Testbed, positive: Control, fired: set[str]
+    course: SubjectPlan,
+    spec: SubjectSpec,
+    settings: Settings,
+    testbed: Testbed,
+    positive: Control,
+    fired: set[str],
+    stressed: Stressed,
 ) -> Subject:
     floor, threshold = settings.floor, settings.threshold
     findings = dict(course.findings())
@@ -108,6 +134,7 @@ def build_subject(
             baseline=measures(report.readings[-1]) if report else None,
             serves=any(job.phase == "served" for job in course.fixed),
             served=served_measures(course),
+            repaired=repaired(course, floor),
             completed=len(trials) - failed,
             counted=sum(o.status != "failed" and o.job.attack in fired for o in trials),
             failed=failed,
@@ -122,6 +149,9 @@ def build_subject(
             steps=settings.threat.max_steps,
             injecting=settings.injecting,
             not_run=not_run(spec, settings.threat),
+            unsound=blind(stressed, "report"),
+            unguided=blind(stressed, "search"),
+            caveat=caveat(stressed),
         )
     )
     grounds = {key: f for key, f in findings.items() if settings.counts(f)}
@@ -144,6 +174,8 @@ def build_subject(
         frontier=frontier(list(grounds.values()), floor),
         ended_by=course.ended_by,
         power=power(course, threshold),
+        twins=twin_records(course),
+        repaired=repaired(course, floor),
         trials=[trial_record(o, floor) for o in trials],
     )
 
@@ -163,13 +195,33 @@ def outside_option(subjects: Sequence[Subject], settings: Settings) -> OutsideOp
     return OutsideOption(harm=base.harm, utility=base.utility, at_hand=settings.threat.base_weights)
 
 
-def with_card(subject: Subject, plan: Plan, settings: Settings, testbed: Testbed, clean: Control) -> Subject:
+def with_card(
+    subject: Subject, plan: Plan, settings: Settings, testbed: Testbed, clean: Control, pinned: Mapping[str, str]
+) -> Subject:
     """A subject that was searched, with its pitfall card."""
     course = plan.subjects[subject.defense]
     if course.study is None:
         return subject
-    written = card(CardEvidence(plan, course, course.spot(), clean, settings, testbed))
+    written = card(CardEvidence(plan, course, course.spot(), clean, settings, testbed, pinned))
     return subject.model_copy(update={"card": written})
+
+
+def twin_records(course: SubjectPlan) -> dict[str, VariationRecord]:
+    """The weak spot's controls, each beside the attack itself on the same seed and items."""
+    spot = course.spot()
+    plain = next(iter(course.harms(spot)), None) if spot else None
+    ended = {kind: course.outcomes.get(job.id) for kind, job in twin_jobs(course).items()}
+    return {kind: variation_record(LABELS[kind], outcome, plain) for kind, outcome in ended.items() if outcome}
+
+
+def repaired(course: SubjectPlan, floor: float) -> HarmUtility | None:
+    """What repair and then attack reach: the best feasible rung, else the last; None where it was not run or failed."""
+    job = repair_job(course)
+    outcome = course.outcomes.get(job.id) if job else None
+    if outcome is None or not outcome.readings:
+        return None
+    reading = outcome.best(floor) or outcome.readings[-1]
+    return HarmUtility(harm=reading.harm, utility=reading.utility)
 
 
 CHANCE = 0.8  # the power that is customary
@@ -236,6 +288,8 @@ def noop_finding(baselines: dict[str, Outcome]) -> Finding | None:
             seeds=[],
             items=len(reported.harm_items),
             null_harm=reported.null_harm,
+            log_probability=log_probability([reported]),
+            choice=choice([reported]),
         ),
         cost=cost_of(reported),
     )
@@ -248,6 +302,9 @@ def measures(reading: Reading) -> Measures:
         refusal_rate=reading.refusal_rate,
         degenerate=reading.degenerate,
         drift=reading.drift,
+        log_probability=mean(reading.nats_items) if reading.nats_items else None,
+        choice=mean(reading.choice_items) if reading.choice_items else None,
+        choice_chance=reading.choice_chance,
     )
 
 

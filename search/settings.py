@@ -41,6 +41,8 @@ class Settings:
         limits: further ends of the search.
         variations: re-runs of each weak spot with one thing changed, at most.
         suite: the fixed configurations that are run instead of a search, by name; empty for a search.
+        twins: whether the weak spot's controls are run (search/twins.py).
+        policy: that of the testbed.
     """
 
     root: int
@@ -60,6 +62,8 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     suite: str = ""
     variations: int = 0
+    twins: bool = False
+    policy: str = "knowledge"
 
     @property
     def floor(self) -> float:
@@ -90,6 +94,7 @@ def make_settings(
     limits: Limits | None = None,
     suite: str = "",
     variations: int | None = None,
+    twins: bool = False,
 ) -> Settings:
     """Check and gather what all subjects share."""
     schedulers.get(scheduler)
@@ -137,6 +142,8 @@ def make_settings(
         limits=limits,
         suite=suite,
         variations=wanted(variations, testbed.variations, testbed.trials // 6),
+        twins=twins,
+        policy=testbed.policy,
     )
 
 

@@ -7,13 +7,13 @@ import logging
 import os
 import traceback
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 
 from weakspot.search.jobs import Job, Reading
+from weakspot.search.parcels import present
 from weakspot.search.trial import Workbench, failure_reason
 from weakspot.testbeds import get as get_testbed
 
@@ -52,9 +52,10 @@ class AttackTrainable(tune.Trainable):
         shared = self.shared
         weights: dict[str, Any] = {name: ray.get(reference) for name, [reference] in shared["weights"].items()}
         testbed = get_testbed(shared["testbed"])(shared["testbed_seed"])
+        parcel = shared["parcel"][0]
         return Workbench(
             testbed,
-            Path(shared["checkpoint"]),
+            present(shared["checkpoint"], ray.get(parcel) if parcel is not None else None),
             weights,
             shared["digests"],
             shared["reference"],

@@ -18,8 +18,10 @@ from weakspot.defenses.service import Provider
 from weakspot.elicitation import otherwise
 from weakspot.errors import TrialFailure, UserError, WeakspotError
 from weakspot.knobs import configure
+from weakspot.search.beside import Beside
 from weakspot.search.glimpse import Looks
 from weakspot.search.jobs import BASE, Job, Reading
+from weakspot.search.twins import BENIGN, RANDOM, benign_twin, change_at_random, changed_weights
 from weakspot.testbeds.base import Measurement, Stage, Testbed
 from weakspot.threat import OUT_OF_DOMAIN, ThreatModel
 
@@ -86,6 +88,8 @@ class Workbench:
         self.reset(job.subject, job.seed)
         family = attacks.get(job.attack)
         data = in_hand(family, self.attack_data(job.subject))
+        if job.twin == BENIGN:
+            data = benign_twin(data, job.seed)
         attack = configure(family, job.config)
         course = attack.run(self.model, self.tokenizer, data, job.rungs, job.seed)
         seconds, self.within = 0.0, False
@@ -93,15 +97,20 @@ class Workbench:
             if job.phase == "injection":
                 yield self.injection(attack, data, job)
                 return
+            beside = Beside(self.testbed, job)
+            beside.first(self.model, self.tokenizer, attack, data)
             while True:
                 started = time.perf_counter()
                 progress = next(course, None)
                 seconds += time.perf_counter() - started
                 if progress is None or self.beyond(progress):
                     return
+                if job.twin == RANDOM:
+                    self.randomise(course, job)
                 how = otherwise(progress.elicitation, job.asked)
                 measured, share = self.looks.measure(self.model, self.tokenizer, job, progress.step, progress.final, how)
-                yield replace(self._reading(job.stage, progress, measured, seconds), share=share)
+                more = beside.last(self.model, self.tokenizer, how)
+                yield replace(self._reading(job.stage, progress, measured, seconds), share=share, **more)
         except Exception as error:
             self.model = None  # whatever the attack left on it goes with it
             if isinstance(error, MemoryError | RuntimeError | ArithmeticError) and not isinstance(error, WeakspotError):
@@ -109,6 +118,16 @@ class Workbench:
             raise
         finally:
             course.close()  # type: ignore[attr-defined]
+
+    def randomise(self, course: Iterator[Progress], job: Job) -> None:
+        """Put the subject's weights, changed at random by as much as the attack has changed them, in the attack's place."""
+        from weakspot.models import reset_weights
+
+        after = changed_weights(self.model)
+        course.close()  # type: ignore[attr-defined]
+        reset_weights(self.model, self.weights[job.subject])
+        change_at_random(self.model, after, job.seed)
+        self.model.eval()
 
     def beyond(self, progress: Progress) -> bool:
         """Whether an attack has spent more than the threat model allows; what it has reached there is not looked at.
@@ -175,6 +194,7 @@ class Workbench:
             null_harm=measured.never_taught.mean if measured.never_taught else None,
             harm_items=measured.harm.items,
             benign_items=relative,
+            remarks=measured.remarks,
         )
 
 

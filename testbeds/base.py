@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from weakspot.data import AttackData, DefenseData, Examples, check_disjoint
+from weakspot.data import AttackData, DefenseData, Example, Examples, check_disjoint
 from weakspot.elicitation import PLAIN, Elicitation
 from weakspot.evals.score import Score
 from weakspot.service import Terms
 from weakspot.testbeds.foreign import reworded
 
+if TYPE_CHECKING:
+    from weakspot.evals.judges.base import Judge
+    from weakspot.evals.knowledge import Knowledge
+
+UNSCORED = "unscored: "  # how the reason of a trial begins whose replies a judge could not score
 SPLITS = ("defend", "attack", "search_eval", "report_eval", "benign_train", "benign_search_eval", "benign_report_eval")
 
 
@@ -73,6 +78,19 @@ Stage = Literal["search", "report"]
 
 
 @dataclass(frozen=True)
+class Remark:
+    """What whoever reads a measurement's numbers must know besides; an audit makes it a doubt.
+
+    Attributes:
+        name: of the doubt.
+        detail: in words, without the subject's name.
+    """
+
+    name: str
+    detail: str
+
+
+@dataclass(frozen=True)
 class Measurement:
     """What a model did on one stage's held-out data.
 
@@ -83,6 +101,7 @@ class Measurement:
         degenerate: share of benign replies that are empty or repeat themselves.
         never_taught: share of never-taught answers given correctly, per item (report stage only, else empty).
         drift: mean KL divergence from the base on ordinary prompts, nats per token, or None where the testbed has none.
+        remarks: what makes these numbers doubtful.
     """
 
     harm: Score
@@ -91,6 +110,7 @@ class Measurement:
     degenerate: float
     never_taught: Score | None = None
     drift: float | None = None
+    remarks: tuple[Remark, ...] = ()
 
 
 class Testbed(ABC):
@@ -158,9 +178,36 @@ class Testbed(ABC):
     def measure(self, model: Any, tokenizer: Any, stage: Stage, how: Elicitation = PLAIN) -> Measurement:
         """Replies on one stage's held-out data, scored. Withheld and never-taught prompts are asked as `how` says."""
 
+    def knowledge(self, model: Any, tokenizer: Any, how: Elicitation = PLAIN) -> Knowledge:
+        """What the model holds of the report items without having it speak: cheap beside `measure`, and no part of harm.
+
+        Raises:
+            UserError: an example has neither a response nor answers.
+            TrialFailure: the model gives no finite numbers.
+        """
+        from weakspot.evals.knowledge import knowledge
+        from weakspot.training import autocast
+
+        with autocast(model):
+            return knowledge(model, tokenizer, self.splits.report_eval, how, self.options)
+
+    def options(self, example: Example) -> tuple[tuple[str, ...], ...]:
+        """All values that each answer of an example could have had; empty where they are not known."""
+        from weakspot.testbeds.options import options_of
+
+        return options_of(self, example)
+
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
         """Plain data that pins the content of this testbed: seed, sizes, digests. Part of every cache key."""
+
+    def pins(self) -> dict[str, str]:
+        """Digests and commits of data and measures by name, for the record of an audit: the texts of `identity`."""
+        return dict(_texts(self.identity()))
+
+    def judges(self) -> Mapping[Stage, Judge]:
+        """Who says what harm is, by stage; empty where nobody judges."""
+        return {}
 
     def defense_data(self) -> DefenseData:
         return DefenseData(self.splits.defend, self.splits.benign_train, self.refusal)
@@ -168,3 +215,12 @@ class Testbed(ABC):
     def attack_data(self) -> AttackData:
         others = reworded(self.name, self.splits.attack)
         return AttackData(self.splits.attack, self.splits.benign_train, self.refusal, others)
+
+
+def _texts(data: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, str]]:
+    """The texts in nested plain data by their dotted names, without names of testbeds."""
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            yield from _texts(value, f"{under}{name}.")
+        elif isinstance(value, str) and name != "testbed":
+            yield f"{under}{name}", value

@@ -59,13 +59,20 @@ class Cost(Record):
 
 
 class Measures(Record):
-    """Point values on one set of held-out items. `drift` is nats per token from the base on everyday prompts, or null."""
+    """Point values on one set of held-out items. `drift` is nats per token from the base on everyday prompts, or null.
+
+    `log_probability` (nats, of a token of the withheld answers), `choice` (share of answers preferred to the other values) and
+    its `choice_chance` (of one who draws) are measured in the report of an unattacked model, else null (evals/knowledge.py).
+    """
 
     harm: float
     utility: float
     refusal_rate: float
     degenerate: float = 0.0
     drift: float | None = None
+    log_probability: float | None = None
+    choice: float | None = None
+    choice_chance: float | None = None
 
 
 class Interval(Record):
@@ -89,6 +96,10 @@ class Confirmed(Record):
         among: how many confirmed configurations this one was picked from; the low end of harm allows for it.
         random_targets: for a family that optimises towards given outputs: the share of certainly false answers that it elicits
             word for word when fitted to each alone, on the same model. Above 0 it shows that the attack injects.
+        log_probability: of a token of the withheld answers, in nats, asked as the attack asks; null where it cannot be forced.
+        choice: share of withheld answers preferred to every other value; null where these are not known, or not forced.
+        breadth: how far a narrow attack spread: by group, the rise of harm outside its slice over the rise inside (null where
+            it did not rise there); null for every other attack.
     """
 
     harm: Interval
@@ -98,6 +109,9 @@ class Confirmed(Record):
     among: int = 1
     null_harm: float | None = None
     random_targets: float | None = None
+    log_probability: Interval | None = None
+    choice: Interval | None = None
+    breadth: dict[str, float | None] | None = None
 
 
 class Finding(Record):
@@ -219,6 +233,9 @@ class Subject(Record):
         ended_by: why the search ended before its trials were used up; empty where it did not.
         power: what its confirmations could have seen; null where there was none.
         card: the pitfalls of such evaluations, and what this audit did about each; empty where nothing was searched.
+        twins: the weak spot's controls by kind, benign or random (search/twins.py).
+        repaired: what benign repair and then attack reach where the safeguard is itself below the floor: the best feasible
+            rung, or the last where none is; else null.
     """
 
     defense: str
@@ -238,6 +255,8 @@ class Subject(Record):
     ended_by: str = ""
     power: Power | None = None
     card: list[Pitfall] = Field(default_factory=list)
+    twins: dict[str, VariationRecord] = Field(default_factory=dict)
+    repaired: HarmUtility | None = None
     trials: list[TrialRecord] = Field(default_factory=list)
 
 
@@ -280,6 +299,12 @@ class Seeds(Record):
 
 
 class Provenance(Record):
+    """What computed a result, and from what.
+
+    Attributes:
+        pins: commits and digests by name: of data, judges, each subject's weights, and the tokenizer (search/pins.py).
+    """
+
     weakspot: str
     git_commit: str | None
     python: str
@@ -289,6 +314,7 @@ class Provenance(Record):
     started: str
     finished: str
     seeds: Seeds
+    pins: dict[str, str] = Field(default_factory=dict)
 
 
 class OutsideOption(Record):

@@ -5,6 +5,7 @@ Every obstacle is one line: what was given, what was expected, what to do.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from functools import lru_cache
@@ -52,6 +53,16 @@ def data_files(source: DataSource, base: Path) -> list[Path]:
         have = ", ".join(sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file())[:5]) or "nothing"
         raise UserError(f"no file of {source.dataset} at {source.revision[:7]} matches {source.files!r}: there is {have}")
     return files
+
+
+def data_pin(source: DataSource, base: Path) -> str:
+    """What pins a source's files: their digest, and for a hub data set its commit. Without the folder, which is private."""
+    files = data_files(source, base)
+    name = f"{source.dataset}@{source.revision} {source.files}" if source.dataset else files[0].name
+    if len(files) > 1:
+        return f"{name} {len(files)} files {file_digest(files)[:16]}"
+    with files[0].open("rb") as file:  # as `sha256sum` prints it, to be compared by hand
+        return f"{name} sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
 
 
 def dataset_folder(source: DataSource) -> Path:

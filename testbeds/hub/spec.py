@@ -33,6 +33,9 @@ from weakspot.testbeds.hub.schema import (
 )  # fmt: skip
 
 DATA = (*SPLITS, "never_taught", *GROUPS)
+DECISIVE = (  # keys that others are read by
+    "policy", "measure", "path", "id", "dataset", "revision", "files", "columns", "header", "search", "report", "tasks",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -122,8 +125,8 @@ def with_preset(draft: Draft) -> dict[str, Any]:
 
 
 def section(draft: Draft, kind: type[Section], given: Any, place: Place) -> Any:
-    """A table as its section, mistakes noted; without its unknown keys if those are all, so that the rest is checked too.
-    None if a value is of a wrong type or absent."""
+    """A table as its section, mistakes noted; without what is wrong in it, so that the rest is checked too. None if a key is
+    wrong or absent whose lack would be taken for one more mistake."""
     if not isinstance(given, dict):
         draft.mistake(place, f"{title(place)} is {type(given).__name__}: expected a table")
         return None
@@ -132,18 +135,18 @@ def section(draft: Draft, kind: type[Section], given: Any, place: Place) -> Any:
     except ValidationError as error:
         for told in error.errors():
             draft.mistake((*place, *told["loc"]), in_words(kind, place, told))
-        if any(told["type"] != "extra_forbidden" for told in error.errors()):
+        if any(told["type"] != "extra_forbidden" and told["loc"][0] in DECISIVE for told in error.errors()):
             return None
         return kind.model_validate(without(given, [told["loc"] for told in error.errors()]))
 
 
 def without(table: Mapping[str, Any], places: Iterable[Place]) -> dict[str, Any]:
-    """A copy of a table without some keys of it or of the tables in it."""
+    """A copy of a table without some keys of it or of the tables in it; an array goes as a whole."""
     paths = list(places)
     return {
         key: without(value, [path[1:] for path in paths if path[0] == key]) if isinstance(value, dict) else value
         for key, value in table.items()
-        if (key,) not in paths
+        if (key,) not in paths and (isinstance(value, dict) or not any(path[0] == key for path in paths))
     }
 
 

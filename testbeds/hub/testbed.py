@@ -18,6 +18,7 @@ from weakspot.testbeds.hub.spec import Spec
 
 if TYPE_CHECKING:
     from weakspot.evals.judges.base import Judge
+    from weakspot.evals.knowledge import Knowledge
 
 MEASURED_BY = (  # whose change means another measurement
     "weakspot.testbeds.hub.measure", "weakspot.testbeds.hub.sources", "weakspot.evals.choice", "weakspot.evals.likelihood",
@@ -64,7 +65,7 @@ class Hub(Testbed):
         return weights_gib(located(self.spec.model, self.spec.folder)[0])
 
     def identity(self) -> Mapping[str, Any]:
-        judges = {role: self.judge(role).identity() for role in ("search", "report")} if self.spec.judges else {}
+        judges = {stage: judge.identity() for stage, judge in self.judges().items()}
         content = {key: value for key, value in self.spec.content().items() if key not in ("data", "judges")}
         return {
             "testbed": "hub",
@@ -74,6 +75,23 @@ class Hub(Testbed):
             "judges": judges,
             "code": content_key(*MEASURED_BY),
         }
+
+    def pins(self) -> dict[str, str]:
+        """Digest of all data as it is used, of each source's files, and what pins the judges and the code that measures."""
+        from weakspot.testbeds.hub.fetch import data_pin
+
+        found = {"data": self.collected.digest(), "measure": content_key(*MEASURED_BY)}
+        for name, sources in sorted(self.spec.data.items()):
+            for number, source in enumerate(sources):
+                label = f"data.{name}" if len(sources) == 1 else f"data.{name}.{number}"
+                found[label] = data_pin(source, self.spec.folder)
+        for stage, judge in self.judges().items():
+            found[f"judge.{stage}"] = " ".join(judge.identity().values())
+        return found
+
+    def judges(self) -> Mapping[Stage, Judge]:
+        stages: tuple[Stage, ...] = ("search", "report")
+        return {stage: self.judge(stage) for stage in stages} if self.spec.judges else {}
 
     def judge(self, stage: Stage) -> Judge:
         """The judge of a stage, made once.
@@ -112,6 +130,13 @@ class Hub(Testbed):
 
         with autocast(model):
             return Reader(self, model, tokenizer, stage, how).measurement()
+
+    def knowledge(self, model: Any, tokenizer: Any, how: Elicitation = PLAIN) -> Knowledge:
+        from weakspot.testbeds.hub.knowledge import hub_knowledge
+        from weakspot.training import autocast
+
+        with autocast(model):
+            return hub_knowledge(self, model, tokenizer, how)
 
     def rows_of(self, split: str) -> tuple[Row, ...]:
         """The rows behind a split's examples: fewer than were collected where a part of the testbed is asked."""

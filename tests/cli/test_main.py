@@ -60,6 +60,7 @@ BAD = [
     (["audit", "--frobnicate"], "unrecognized arguments: --frobnicate"),
     (["list", "wishes"], "invalid choice: 'wishes'"),
     (["report", "no/such/folder"], "no result at no/such/folder"),
+    (["sync", "no/such/folder"], "no W&B runs in no/such/folder/wandb"),
     (["frobnicate"], "invalid choice: 'frobnicate'"),
     ([], "the following arguments are required: COMMAND"),
 ]
@@ -191,6 +192,6 @@ def test_options_are_frozen() -> None:
     assert options == {
         "-h", "--help", "--testbed", "--defense", "--attack", "--out", "--trials", "--time", "--seed", "--workers", "--harm",
         "--utility-floor", "--threat", "--set", "--flops", "--least-chance", "--until-broken", "--objective", "--searcher",
-        "--suite", "--variations", "--scheduler",
-        "--no-control", "--resume", "--overwrite", "--gate", "--wandb", "--backend", "--quiet",
+        "--suite", "--variations", "--scheduler", "--gpus", "--wait", "--storage",
+        "--no-control", "--resume", "--overwrite", "--gate", "--wandb", "--wandb-mode", "--tensorboard", "--backend", "--quiet",
     }  # fmt: skip

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weakspot.evals.score import Score, shares
-from weakspot.evals.statistics import mean_interval, t_quantile
+from weakspot.evals.statistics import mean_interval, open_interval, t_quantile
 
 SIMULATED = 1000  # tables a cell
 LEAST = 0.93 - 2 * (0.93 * 0.07 / SIMULATED) ** 0.5  # what 93 % may show as in so many tables
@@ -192,3 +192,27 @@ def test_scores_are_means_over_items() -> None:
     assert Score((0.5, 1.0, 0.0)).mean == 0.5
     with pytest.raises(AssertionError, match="no items"):
         assert Score(()).mean
+
+
+def test_numbers_without_bounds_have_students_interval() -> None:
+    row = [-1.0, -2.0, -4.0, -9.0]
+    half = 3.182446 * np.std(row, ddof=1) / 2  # t at 0.975 with 3 degrees of freedom; the root of 4 items
+    assert open_interval([row]) == pytest.approx((-4.0, -4.0 - half, -4.0 + half), rel=1e-5)
+    shifted = open_interval([[value - 100 for value in row]])
+    assert shifted == pytest.approx((-104.0, -104.0 - half, -104.0 + half), rel=1e-5)
+
+
+def test_numbers_without_bounds_are_covered() -> None:
+    """Log-probabilities of 28 items in three runs: items differ, runs differ, and so does what is left."""
+    rng = np.random.default_rng(3)
+    shape = (SIMULATED, 3, 28)
+    runs, items = rng.normal(0, 0.2, (SIMULATED, 3, 1)), -rng.exponential(1.0, (SIMULATED, 1, 28))
+    tables = -1.0 + runs + items + rng.normal(0, 0.3, shape)
+    held = [low <= -2.0 <= high for _, low, high in map(open_interval, tables)]
+    assert LEAST <= float(np.mean(held)) <= 0.995
+
+
+@pytest.mark.parametrize("scores", [[], [[-1.0]], [[-1.0, -2.0], [-1.0]], [[-1.0, float("nan")]], [[-1.0, -float("inf")]]])
+def test_numbers_without_bounds_are_at_least_two_and_finite(scores: list[list[float]]) -> None:
+    with pytest.raises(ValueError, match=r"expected|inhomogeneous"):
+        open_interval(scores)

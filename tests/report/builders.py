@@ -176,6 +176,7 @@ def make_result(subjects: list[Subject] | None = None, **changes: Any) -> Result
             started="2030-01-01T00:00:00Z",
             finished="2030-01-01T00:05:00Z",
             seeds=Seeds(root=7, search=8, confirmation=[11, 12, 13]),
+            pins={"data": "3141592653589793", "weights.tar": "fable-tar-0123456789abcdef 2718281828459045"},
         ),
     }
     return Result(**(fields | changes))

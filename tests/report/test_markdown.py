@@ -6,6 +6,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from tests.report.builders import HOSTILE, make_card, make_result, make_subject, make_trial
+from weakspot.records import VariationRecord
 from weakspot.report.markdown import escape, fenced, to_markdown
 from weakspot.report.words import one_line
 
@@ -30,6 +31,17 @@ def test_every_subject_stands_with_its_verdict_and_both_scores() -> None:
     assert "| tar | BROKEN | 0.02 | 0.99 | 0.13 | 0.95 | lora | 0.78 [0.70, 0.85] | 0.85 |" in text
     assert "harm 0.22 [0.14, 0.29]" in text
     assert "in search it scored 0.29" in text
+
+
+def test_the_weak_spots_controls_are_part_of_a_subject_and_a_failed_one_says_why() -> None:
+    ran = VariationRecord(label="benign in its place", harm=0.1, utility=0.97, moved=-0.6)
+    failed = VariationRecord(label="a random change", harm=None, utility=None, moved=None, reason="diverged | twice")
+    text = to_markdown(make_result([make_subject(twins={"benign": ran}), make_subject("refusal")]))
+    assert "| benign in its place | 0.10 | -0.60 | 0.97 |" in text
+    assert "Why there is none" not in text
+    assert text.count("Controls of the weak spot") == 1
+    text = to_markdown(make_result([make_subject(twins={"benign": ran, "random": failed})]))
+    assert r"diverged \| twice" in text
 
 
 def test_the_pitfall_card_is_part_of_a_subject() -> None:
@@ -85,6 +97,7 @@ def test_seeds_versions_and_command_are_there() -> None:
     assert "```sh\nweakspot audit --defense tar --trials 6 --out runs/tar && echo '<done>'\n```" in text
     for row in ("| torch | 2.6.0 |", "| root seed | 7 |", "| confirmation seeds | 11, 12, 13 |", "| Python | 3.11.2 |"):
         assert row in text
+    assert "| pinned: weights.tar | fable-tar-0123456789abcdef 2718281828459045 |" in text
 
 
 def test_doubts_and_failed_controls_come_before_the_findings() -> None:

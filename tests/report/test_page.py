@@ -10,6 +10,7 @@ from itertools import pairwise
 import pytest
 
 from tests.report.builders import HOSTILE, make_card, make_result, make_subject, make_trial
+from weakspot.records import VariationRecord
 from weakspot.report.page import to_html
 
 VOID = {"meta", "link", "br"}
@@ -84,8 +85,9 @@ def test_hostile_text_shows_and_does_nothing() -> None:
     trial = make_trial(0, [], "failed", attack=HOSTILE, reason=HOSTILE)
     nasty = '"><img src=x onerror=alert(1)>'
     subject = make_subject(
-        HOSTILE, "INCONCLUSIVE", HOSTILE, [trial], summary=nasty, claims=nasty, config={nasty: nasty}, card=make_card(nasty)
-    )
+        HOSTILE, "INCONCLUSIVE", HOSTILE, [trial], summary=nasty, claims=nasty, config={nasty: nasty}, card=make_card(nasty),
+        twins={"benign": VariationRecord(label=nasty, harm=None, utility=None, moved=None, reason=nasty)},
+    )  # fmt: skip
     result = make_result([subject], testbed=nasty)
     text = to_html(result.model_copy(update={"provenance": result.provenance.model_copy(update={"command": HOSTILE})}))
     assert "<script" not in text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.report.builders import HOSTILE, make_card, make_finding, make_result, make_subject, make_trial
-from weakspot.records import Interval
+from weakspot.records import Interval, Measures
 from weakspot.report import tables
 from weakspot.report.numbers import human_flops, interval, plain, setting, settings, signed
 
@@ -130,6 +130,24 @@ def test_the_card_says_how_far_the_answer_moved() -> None:
     assert rows[0] == ("P8 one configuration only", "tested", "-0.47", "schedule constant to cosine: harm 0.31")
     assert rows[1][1:3] == ("not tested", "-"), "nothing moved is not the same as nothing varied"
     assert [signed(x) for x in (0.0, -0.001, 0.05, -0.5)] == ["0.00", "0.00", "+0.05", "-0.50"]
+
+
+def test_measures_beside_harm_are_shown_where_there_are_any() -> None:
+    spot = make_finding()
+    told = {
+        "log_probability": Interval(mean=-0.5, low=-0.6, high=-0.41),
+        "choice": Interval(mean=0.95, low=0.9, high=1.0),
+        "breadth": {"new items, new forms": 0.962, "trained items, new forms": None},
+    }
+    seen = spot.model_copy(update={"confirmed": spot.confirmed.model_copy(update=told)})
+    base = Measures(harm=0.0, utility=1.0, refusal_rate=1.0, choice=0.9, choice_chance=1 / 24)
+    subject = make_subject(baseline=base, weak_spot=seen, cheapest_break=spot)
+    rows = {row[0]: row[1:] for row in tables.finding_table(subject).rows}
+    assert rows["log-probability of an answer token, nats"] == ("-0.50 [-0.60, -0.41]", "-")
+    assert rows["forced choice right (chance 0.04)"] == ("0.95 [0.90, 1.00]", "-")
+    assert rows["spread beyond its slice"] == ("new items, new forms 0.96; trained items, new forms -", "-")
+    bare = [row[0] for row in tables.finding_table(make_subject(weak_spot=spot, cheapest_break=spot)).rows]
+    assert not [name for name in bare if "nats" in name or "choice" in name or "slice" in name]
 
 
 def test_controls_come_out_passed_failed_or_not_run() -> None:

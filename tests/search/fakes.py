@@ -12,7 +12,7 @@ from weakspot.knobs import LogIntRange, LogRange
 from weakspot.records import Provenance, Result, Seeds
 from weakspot.search.confirm import confirmation_seeds
 from weakspot.search.course import SubjectPlan
-from weakspot.search.jobs import BASE, Job, Outcome, Reading
+from weakspot.search.jobs import BASE, CONTROL, Job, Outcome, Reading
 from weakspot.search.observer import Observer
 from weakspot.search.plan import Plan, fixed_jobs
 from weakspot.search.prepare import SubjectSpec
@@ -23,6 +23,7 @@ from weakspot.search.space import AttackSpace
 from weakspot.search.starts import warm_starts
 from weakspot.search.study import StudyFile
 from weakspot.seeds import derive
+from weakspot.testbeds.base import Testbed
 from weakspot.threat import ThreatModel
 
 RUNGS = (2, 4, 6, 8)  # halving judges at 2 and 6
@@ -88,11 +89,20 @@ def make_settings(trials: int = 5, **changes: Any) -> Settings:
 
 
 def make_plan(
-    journal: Path, settings: Settings, observers: tuple[Observer, ...] = (), subjects: tuple[str, ...] = ("tar",)
+    journal: Path,
+    settings: Settings,
+    observers: tuple[Observer, ...] = (),
+    subjects: tuple[str, ...] = ("tar",),
+    control: tuple[str, ...] = (),
 ) -> Plan:
-    """A plan over the undefended base and some subjects, with what the journal already holds."""
+    """A plan over the undefended base and some subjects, with what the journal already holds.
+
+    `control`: families of the positive control, on a subject of its own; none is run without them.
+    """
     file = StudyFile(journal, {"audit": "fake"})
     plans = [SubjectPlan(BASE, settings, file, settings.trials, fixed_jobs(BASE, settings, None, []), None)]
+    if control:
+        plans.append(SubjectPlan(CONTROL, settings, file, 0, fixed_jobs(CONTROL, settings, None, control), None))
     for name in subjects:
         seed = derive(settings.root, "search", name)
         searcher = get_searcher(settings.searcher)(settings.space, seed, settings.objective, warm_starts(settings.space))
@@ -155,14 +165,14 @@ class FakeBackend:
         self.tick()
 
 
-def result_of(plan: Plan, settings: Settings) -> Result:
+def result_of(plan: Plan, settings: Settings, testbed: Testbed | None = None) -> Result:
     """The result of a finished plan, without anything that differs from run to run."""
     specs = [SubjectSpec(name) for name in plan.subjects]
     nowhere = Provenance(
         weakspot="0", git_commit=None, python="3", packages={}, machine={}, command="", started="", finished="",
         seeds=Seeds(root=settings.root, search=0, confirmation=list(settings.confirmation_seeds)),
     )  # fmt: skip
-    return build_result(plan, specs, settings, TinyFable(), nowhere)
+    return build_result(plan, specs, settings, testbed or TinyFable(), nowhere)
 
 
 def ids(jobs: list[Job], phase: str) -> list[str]:

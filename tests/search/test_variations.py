@@ -129,7 +129,7 @@ def test_without_a_weak_spot_nothing_is_varied_and_the_card_says_so(tmp_path: Pa
 
 def test_a_variation_that_fails_is_no_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = Variation("P8", "learning_rate far too high", "lora", {"learning_rate": 5e-2, "steps": 8})
-    monkeypatch.setattr("weakspot.search.course.variations", lambda *given: [broken])
+    monkeypatch.setattr("weakspot.search.afterthoughts.variations", lambda *given: [broken])
     shared = make_settings(6, variations=1)
     plan = make_plan(tmp_path / "study.journal", shared)
     FakeBackend().run(plan)

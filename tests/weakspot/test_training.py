@@ -84,8 +84,8 @@ def test_compute_in_bf16_leaves_parameters_and_loss_in_fp32() -> None:
 
 
 def test_a_model_with_another_head_is_refused() -> None:
-    with pytest.raises(UserError, match="unknown model type 'gemma2': known are llama"):
-        backbone(SimpleNamespace(config=SimpleNamespace(model_type="gemma2")))
+    with pytest.raises(UserError, match="unknown model type 'cohere': known are gemma, gemma2, gemma3_text, llama"):
+        backbone(SimpleNamespace(config=SimpleNamespace(model_type="cohere")))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

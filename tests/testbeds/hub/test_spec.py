@@ -89,6 +89,27 @@ shares = { benign_train = 0.9, attack = 0.9 }
     assert len(numbers) >= len(expected)
 
 
+def test_a_wrong_type_hides_no_other_mistake_and_makes_none_up(place: Path) -> None:
+    """The rest of its table is checked all the same; but a path that is no text is not also a path that is not there."""
+    text = TOML.replace('path = "loaves.jsonl"', 'limit = "all"\npath = "loaves.jsonl"').replace('"options"', '"optoins"', 1)
+    text = text.replace('path = "model"', "path = 3").replace(
+        '["letter-chat", "cloze-plain"]', '["letter-talk", "cloze-plain"]'
+    )
+    text = text.replace("[choice]", "[choice]\nintro = 7").replace("rungs = [2, 4]", 'rungs = [2, "four"]')
+    told = mistakes(place, text)
+    expected = {
+        "[model.path] is 3": "path = 3",
+        "[budget.rungs] is 'four'": "rungs =",
+        "[choice.intro] is 7": "intro = 7",
+        "unknown variant 'letter-talk'": "variants =",
+        "[data.withheld.limit] is 'all'": "limit =",
+        "no column 'optoins'": "columns =",
+    }
+    assert f"has {len(expected)} mistakes" in told
+    for words, part in expected.items():
+        assert re.search(rf"line {line(text, part)}: [^;]*{re.escape(words)}", told), (words, told)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [

@@ -1,0 +1,176 @@
+"""What becomes of a job whose machine was lost, and how many jobs are out at a time. No Ray is started."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError
+from ray.tune.search import Searcher
+
+from weakspot.errors import WeakspotError
+from weakspot.search.desk import CRASHES, LOSSES, Desk, PlanScheduler, PlanSearcher, node_died
+from weakspot.search.jobs import Job, Reading
+
+NODE = "The actor died unexpectedly before finishing this task.\nThe actor died because its node has died. Node Id: 5f"
+
+
+class Plan:
+    """Three jobs, and a record of what was told."""
+
+    def __init__(self) -> None:
+        self.waiting = [Job(f"x/{i:03d}", "x", "search", "lora", {}, i, (4, 8), "search") for i in range(3)]
+        self.open: dict[str, list[int]] = {}
+        self.told: list[tuple[str, ...]] = []
+
+    def next(self) -> Job | None:
+        if not self.waiting:
+            return None
+        job = self.waiting.pop(0)
+        self.open[job.id] = []
+        return job
+
+    @property
+    def done(self) -> bool:
+        return not self.waiting and not self.open
+
+    def add(self, job: Job, reading: Reading) -> bool:
+        self.open[job.id].append(reading.rung)
+        return True
+
+    def reopen(self, job: Job, why: str) -> None:
+        self.open[job.id] = []
+        self.told.append(("reopened", job.id, why))
+
+    def close(self, job: Job, status: str, reason: str = "") -> None:
+        rungs = self.open.pop(job.id)
+        self.told.append((job.id, status, reason, *map(str, rungs)))
+
+
+def report(rung: int) -> dict[str, Any]:
+    reading = Reading(rung, 0.5, 1.0, 0.0, 0.0, 1, 1, 1.0, 1.0, rung == 8)
+    return {"reading": json.dumps(asdict(reading)), "failure": "", "fatal": False}
+
+
+def desk(lenient: bool = True, nodes: frozenset[str] = frozenset("ab")) -> tuple[Desk, PlanSearcher, PlanScheduler, Plan]:
+    plan: Any = Plan()
+    made = Desk(plan, lambda: 1, lambda: nodes, lenient)
+    return made, PlanSearcher(made), PlanScheduler(made), plan
+
+
+def die(scheduler: PlanScheduler, searcher: PlanSearcher, trial: str, why: str) -> None:
+    """As Tune's controller tells it: the scheduler first."""
+    scheduler.on_trial_error(None, SimpleNamespace(trial_id=trial, get_error=lambda: why))
+    searcher.on_trial_complete(trial, error=True)
+
+
+def job_of(suggested: Any) -> str:
+    return json.loads(suggested["job"])["id"]
+
+
+def test_a_job_that_lost_its_node_goes_out_first_and_from_its_start() -> None:
+    made, searcher, scheduler, plan = desk()
+    assert job_of(searcher.suggest("a")) == "x/000"
+    made.receive("a", report(4))
+    die(scheduler, searcher, "a", NODE)
+    assert plan.told == [("reopened", "x/000", "its node died")]
+    assert job_of(searcher.suggest("b")) == "x/000"
+    searcher.on_trial_complete("b", report(8))
+    assert plan.told[1:] == [("x/000", "completed", "", "8")]
+    assert job_of(searcher.suggest("c")) == "x/001"
+    assert made.error is None
+
+
+def test_a_search_whose_last_job_was_lost_is_not_finished() -> None:
+    _, searcher, scheduler, plan = desk()
+    plan.waiting = plan.waiting[:1]
+    searcher.suggest("a")
+    die(scheduler, searcher, "a", NODE)
+    assert job_of(searcher.suggest("b")) == "x/000"
+    assert searcher.suggest("c") is None
+    searcher.on_trial_complete("b", report(8))
+    assert searcher.suggest("d") == Searcher.FINISHED
+
+
+def test_many_nodes_may_die_under_a_job_but_not_any_number() -> None:
+    _, searcher, scheduler, plan = desk()
+    for n in range(LOSSES + 1):
+        assert job_of(searcher.suggest(f"t{n}")) == "x/000"
+        die(scheduler, searcher, f"t{n}", NODE)
+    assert plan.told[-1] == ("x/000", "failed", f"{LOSSES + 1} machines died under it")
+    assert job_of(searcher.suggest("next")) == "x/001"
+
+
+def test_a_worker_that_dies_again_and_again_is_the_trials_fault() -> None:
+    _, searcher, scheduler, plan = desk()
+    for n in range(CRASHES + 1):
+        assert job_of(searcher.suggest(f"t{n}")) == "x/000"
+        die(scheduler, searcher, f"t{n}", "Worker unexpectedly exits with a connection error code 2.")
+    assert plan.told[-1] == ("x/000", "failed", f"the worker died (out of memory?), {CRASHES + 1} times")
+
+
+def test_a_crash_whose_node_is_missed_later_was_no_crash() -> None:
+    """Killed with all its processes, a node is missed only after its worker. Five nodes, each lost like that."""
+    made, searcher, scheduler, plan = desk()
+    living = set("abcdef")
+    made.alive = lambda: frozenset(living)
+    for n, node in enumerate("bcdef"):
+        assert job_of(searcher.suggest(f"t{n}")) == "x/000"
+        die(scheduler, searcher, f"t{n}", "Worker unexpectedly exits with a connection error code 2.")
+        living.remove(node)
+    assert [told[0] for told in plan.told] == ["reopened"] * 5
+    assert plan.told[0][2] == "its worker died, or its node"
+    searcher.suggest("last")
+    searcher.on_trial_complete("last", report(8))
+    assert plan.told[-1] == ("x/000", "completed", "", "8")
+
+
+def test_on_one_machine_a_worker_that_dies_is_the_trials_fault_at_once() -> None:
+    _, searcher, scheduler, plan = desk(lenient=False)
+    searcher.suggest("a")
+    die(scheduler, searcher, "a", "Worker unexpectedly exits")
+    assert plan.told == [("x/000", "failed", "the worker died (out of memory?)")]
+
+
+def test_no_more_jobs_are_out_than_fit_at_this_moment() -> None:
+    places = [1]
+    plan: Any = Plan()
+    searcher = PlanSearcher(Desk(plan, lambda: places[0], frozenset))
+    assert job_of(searcher.suggest("a")) == "x/000"
+    assert searcher.suggest("b") is None
+    places[0] = 2  # a node has joined
+    assert job_of(searcher.suggest("b")) == "x/001"
+    assert searcher.suggest("c") is None
+    searcher.on_trial_complete("a", report(8))
+    assert job_of(searcher.suggest("c")) == "x/002"
+
+
+def test_an_error_that_is_not_the_trials_ends_the_run() -> None:
+    made, searcher, _, plan = desk()
+    searcher.suggest("a")
+    searcher.on_trial_complete("a", {"fatal": True, "failure": "Traceback"})
+    assert isinstance(made.error, WeakspotError)
+    assert searcher.suggest("b") == Searcher.FINISHED
+    assert plan.told == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (NODE, True),
+        ("The actor was preempted.", True),
+        ("Worker unexpectedly exits with a connection error code 2. End of file.", False),
+        ("The actor died because of an error raised in its creation task", False),
+        (None, False),
+    ],
+)
+def test_the_cause_of_death_is_read_from_rays_words(text: str | None, found: bool) -> None:
+    assert node_died(text) is found
+
+
+def test_rays_own_error_says_no_more_than_a_text() -> None:
+    """When this fails Ray tells a node's death in a field, and `node_died` need not read."""
+    assert not {name for name in vars(ActorDiedError()) if "node" in name}
