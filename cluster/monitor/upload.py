@@ -12,16 +12,21 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from base64 import b64encode
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from netrc import NetrcParseError, netrc
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 from weakspot.files import write_text
 
 LIMIT = 60.0  # seconds for a batch
 BATCH = 20  # runs
 LOOK = 5.0  # seconds between two looks at the folder
+ANSWER = 10.0  # seconds for the server to say whether it knows the key
 REFUSED = ("not logged in", "not a valid API key", "permission denied", "No API key", "Not authenticated")
 
 HIDDEN = ("WANDB_MODE", "WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_RESUME", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
@@ -154,7 +159,8 @@ class Uploader:
         self.next_try, self.pause = time.monotonic() + self.pause, min(2 * self.pause, 1800.0)
         if not self.said:
             self.said = True
-            why = "refuses the key" if any(w in output for w in REFUSED) else "cannot be reached" if hung else last_line(output)
+            refused = any(words in output for words in REFUSED) or (not hung and key_refused(self.environment))
+            why = "refuses the key" if refused else "cannot be reached" if hung else last_line(output)
             self.say(f"the server {why}; nothing is lost: `weakspot sync {self.folder.parent}` says how to upload later")
         return False
 
@@ -178,6 +184,23 @@ class Uploader:
         write_text(file, json.dumps({**sweep, "url": url}) + "\n")
         self.say(f"parallel coordinates and importance: {url}")
         return True
+
+
+def key_refused(environment: Mapping[str, str]) -> bool:
+    """Whether the server says so itself: on a busy machine `wandb sync` 0.31 may end before it has printed why."""
+    key, address = environment.get("WANDB_API_KEY"), environment.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    if not key or not address.startswith(("http://", "https://")):
+        return False
+    request = Request(f"{address.rstrip('/')}/graphql", data=b'{"query": "{viewer{id}}"}')
+    request.add_header("Content-Type", "application/json")
+    request.add_header("Authorization", "Basic " + b64encode(f"api:{key}".encode()).decode())
+    try:
+        with urlopen(request, timeout=ANSWER):
+            return False
+    except HTTPError as error:
+        return error.code in (401, 403)
+    except (OSError, ValueError, HTTPException):
+        return False
 
 
 def last_line(output: str) -> str:

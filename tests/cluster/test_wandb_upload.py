@@ -9,7 +9,7 @@ import pytest
 
 from tests.cluster.watched import outcome, plan_of, run_files, runs_of, server
 from weakspot.cluster.monitor.make import wandb_monitor
-from weakspot.cluster.monitor.upload import Uploader, has_key, pending_runs, sync_command
+from weakspot.cluster.monitor.upload import Uploader, has_key, key_refused, pending_runs, sync_command
 from weakspot.cluster.monitor.wandb_sweep import parameter
 
 pytest.importorskip("wandb")
@@ -64,6 +64,16 @@ def test_what_cannot_be_uploaded_stays_and_is_said_once(
     assert f"`weakspot sync {tmp_path / 'out'}`" in told
     assert set(runs_of(tmp_path / "out")) == {"tar/000", "tar/001", "summary"}
     assert len(pending_runs(tmp_path / "out/wandb")) == 3
+
+
+@pytest.mark.parametrize(("status", "refused"), [(401, True), (403, True), (500, False), (200, False)])
+def test_the_server_is_asked_whether_it_knows_the_key(status: int, refused: bool) -> None:
+    """`wandb sync` sometimes ends before it has said why."""
+    with server(status) as (address, _):
+        assert key_refused({"WANDB_API_KEY": KEY, "WANDB_BASE_URL": address}) is refused
+        assert not key_refused({"WANDB_BASE_URL": address})
+    assert not key_refused({"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"})
+    assert not key_refused({"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "file:///etc"})
 
 
 def test_without_a_network_it_is_the_same(
