@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 ARGS   ?=
 
 # machine, subjects, simulate and the pages are parts of benches, memory comes last; families, defenses, record, portfolio and search_efficiency take long.
-BENCHES := $(filter-out bench.machine bench.subjects bench.families_page bench.families bench.defenses_page bench.defenses bench.record bench.portfolio bench.search_efficiency bench.search_page bench.search_real bench.replications bench.replications_page bench.simulate bench.population bench.memory,$(patsubst bench/%.py,bench.%,$(sort $(wildcard bench/*.py))))
+BENCHES := $(filter-out bench.machine bench.subjects bench.families_page bench.families bench.defenses_page bench.defenses bench.record bench.portfolio bench.search_efficiency bench.search_page bench.search_real bench.estimate bench.replications bench.replications_page bench.simulate bench.population bench.memory,$(patsubst bench/%.py,bench.%,$(sort $(wildcard bench/*.py))))
 
 .DEFAULT_GOAL := help
 .PHONY: help install audit test test-slow lint format bench docs-attacks docs-defenses clean

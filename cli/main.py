@@ -23,7 +23,10 @@ exit codes:
   4    with --gate: nothing is BROKEN, something is INCONCLUSIVE
   130  interrupted; --resume goes on
 """
-COMMANDS = ("audit", "submit", "jobs", "logs", "stop", "fetch", "sync", "defend", "list", "report", "doctor")
+COMMANDS = (
+    "audit", "estimate", "submit", "jobs", "logs", "stop", "fetch", "cluster",
+    "sync", "defend", "list", "report", "doctor",
+)  # fmt: skip
 INSTALL = {"torch": "torch==2.13.0", "ray": "'ray[tune]'"}  # what to type where the package name is not enough
 
 

@@ -7,12 +7,14 @@ import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import weakspot
 from weakspot.attacks import get as get_attack
 from weakspot.defenses import Defense, PaperAttack
+from weakspot.disk import room_for
 from weakspot.errors import UserError
 from weakspot.files import disk_errors, write_text
 from weakspot.records import Provenance, Result, Seeds
@@ -20,7 +22,7 @@ from weakspot.search import provenance
 from weakspot.search.admission import obstacle
 from weakspot.search.course import SubjectPlan
 from weakspot.search.inline import InlineBackend
-from weakspot.search.jobs import BASE, CONTROL, NEVER_TAUGHT
+from weakspot.search.jobs import BASE, CONTROL, NEVER_TAUGHT, Job
 from weakspot.search.log import LogWriter
 from weakspot.search.observer import Observer, tell
 from weakspot.search.pins import pins
@@ -134,6 +136,9 @@ def audit(
         study = StudyFile(journal, same) if journal.exists() and not overwrite else None  # other options: say so at once
         engine = make_backend(backend, place, workers, len(specs), gpus, wait)
         try:
+            room = room_for(folder, place.weights_gib)
+            room.check()
+            settings = replace(settings, cramped=room.lack)
             if url := getattr(engine, "dashboard", ""):
                 tell(watchers, "on_dashboard", url)
             tell(watchers, "on_prepare", [spec.name for spec in specs])
@@ -239,22 +244,33 @@ def paper_attack(method: Defense, threat: ThreatModel, testbed: Testbed) -> Pape
 
 
 def make_course(study: StudyFile, spec: SubjectSpec, settings: Settings, testbed: Testbed, is_control: bool) -> SubjectPlan:
-    """The course of one subject. The base, the control and a procedure that this attacker does not run are not searched."""
-    searched = spec.name not in (BASE, CONTROL) and not not_run(spec, settings.threat)
+    """The course of one subject."""
+    searched, paper, trials, fixed = outline(spec, settings, testbed, is_control)
     root = derive(derive(settings.root, "search"), spec.name)
-    paper = paper_attack(spec.defense, settings.threat, testbed) if spec.defense and searched else None
-    served = settings.threat.api and searched and bool(spec.defense) and spec.defense.serves()
-    families = list(settings.space.families) if is_control else []
-    trials = min(settings.trials, CONTROL_TRIALS) if spec.name == NEVER_TAUGHT else settings.trials
     return SubjectPlan(
         spec.name,
         settings,
         study,
         trials,
-        fixed_jobs(spec.name, settings, paper, families, served),
+        fixed,
         study.subject(spec.name, make_searcher(settings, root, paper)) if searched else None,
         spec.defense,
     )
+
+
+def outline(
+    spec: SubjectSpec, settings: Settings, testbed: Testbed, is_control: bool
+) -> tuple[bool, PaperAttack | None, int, list[Job]]:
+    """Whether a subject is searched, the attack of its paper, its search trials at most, and its jobs outside the search.
+
+    The base, the control and a procedure that this attacker does not run are not searched.
+    """
+    searched = spec.name not in (BASE, CONTROL) and not not_run(spec, settings.threat)
+    paper = paper_attack(spec.defense, settings.threat, testbed) if spec.defense and searched else None
+    served = settings.threat.api and searched and bool(spec.defense) and spec.defense.serves()
+    families = list(settings.space.families) if is_control else []
+    trials = min(settings.trials, CONTROL_TRIALS) if spec.name == NEVER_TAUGHT else settings.trials
+    return searched, paper, trials, fixed_jobs(spec.name, settings, paper, families, served)
 
 
 def make_searcher(settings: Settings, seed: int, paper: PaperAttack | None) -> Searcher:

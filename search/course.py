@@ -111,6 +111,8 @@ class SubjectPlan:
             s = self.settings
             if s.expired():
                 self.ended_by = "the time ran out"
+            elif why := s.cramped():
+                self.ended_by = why
             elif s.limits.until_broken and self.broken():
                 self.ended_by = FOUND
             elif s.limits.counted:

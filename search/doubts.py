@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from weakspot.disk import NEARLY_FULL
 from weakspot.evals.hygiene import Pair
 from weakspot.records import Doubt, Subject
 from weakspot.search.course import FOUND, SubjectPlan
@@ -23,7 +24,8 @@ def raise_doubts(plan: Plan, subjects: Sequence[Subject], settings: Settings, cl
     for name, course in plan.subjects.items():
         if course.study is not None and len(course.searched()) < course.trials and course.ended_by != FOUND:
             why = course.ended_by or "the search ended"
-            detail = f"{name}: {why} after {len(course.searched())} of {course.trials} trials"
+            remedy = ": free some, then run with --resume" if why.startswith(NEARLY_FULL) else ""
+            detail = f"{name}: {why} after {len(course.searched())} of {course.trials} trials{remedy}"
             doubts.append(Doubt(name="cut_short", detail=detail))
         elif course.study is not None and name != NEVER_TAUGHT and settings.suite:
             detail = (

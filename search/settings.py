@@ -36,6 +36,7 @@ class Settings:
         chance: harm of a guesser.
         expired: says whether the time for searching is over.
         timed: whether there is a deadline at all.
+        cramped: says why there is too little room on a disk to go on; empty where there is enough.
         objective: what the search is after.
         searcher, scheduler: how it proposes and how it stops trials, by name.
         limits: further ends of the search.
@@ -56,6 +57,7 @@ class Settings:
     chance: float = 1 / 24
     expired: Callable[[], bool] = lambda: False
     timed: bool = False
+    cramped: Callable[[], str] = lambda: ""
     objective: Objective = field(default_factory=lambda: Worst(0.9, 0.5))
     searcher: str = "adaptive"
     scheduler: str = "hyperband"

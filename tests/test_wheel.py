@@ -87,8 +87,10 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         if file.suffix in (".py", *DATA)
     }
     presets = {f"weakspot/{file.relative_to(ROOT)}" for file in (ROOT / "testbeds/hub/presets").glob("*.toml")}
-    assert {name for name in names if name.startswith("weakspot/")} == modules | presets
+    templates = {f"weakspot/{file.relative_to(ROOT)}" for file in (ROOT / "cluster/templates").iterdir()}
+    assert {name for name in names if name.startswith("weakspot/")} == modules | presets | templates
     assert presets
+    assert len(templates) >= 7
     assert {"weakspot/py.typed", "weakspot/report/page.html", "weakspot/search/portfolio.json"} <= names
 
 

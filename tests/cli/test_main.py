@@ -61,6 +61,15 @@ BAD = [
     (["list", "wishes"], "invalid choice: 'wishes'"),
     (["report", "no/such/folder"], "no result at no/such/folder"),
     (["sync", "no/such/folder"], "no W&B runs in no/such/folder/wandb"),
+    (["cluster"], "the following arguments are required: ACTION"),
+    (["cluster", "render", "slrm"], "unknown target 'slrm': did you mean slurm?"),
+    (["cluster", "render", "slurm", "--out", "job"], "storage is missing"),
+    (["cluster", "render", "slurm", "--set", "storage=/a", "--set", "audit=--wishes", "--out", "job"], "--wishes"),
+    (["cluster", "render", "slurm", "--set", "storage=/a", "--set", "audit=--resume"], "--resume is the template's own"),
+    (
+        ["cluster", "render", "kuberay-job", "--set", "storage=s3://a/b", "--set", "image=i", "--set", "audit=--gate"],
+        "which KubeRay takes for a failure",
+    ),
     (["frobnicate"], "invalid choice: 'frobnicate'"),
     ([], "the following arguments are required: COMMAND"),
 ]
