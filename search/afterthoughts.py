@@ -33,8 +33,8 @@ class Course(Protocol):
 
 def afterthoughts(course: Course) -> list[Job]:
     """All of them, in the order in which they are run."""
-    repair = repair_job(course)
-    return [*twin_jobs(course).values(), *(job for _, job in varied(course)), *([repair] if repair else [])]
+    spot, repair = course.spot(), repair_job(course)
+    return [*twin_jobs(course, spot).values(), *(job for _, job in varied(course, spot)), *([repair] if repair else [])]
 
 
 def again(course: Course, spot: Finding, phase: str, number: str) -> Job:
@@ -44,9 +44,9 @@ def again(course: Course, spot: Finding, phase: str, number: str) -> Job:
     return Job(f"{course.name}/{phase}/{label}/{number}", course.name, phase, spot.attack, spot.config, seed, rungs, "report")
 
 
-def varied(course: Course) -> list[tuple[Variation, Job]]:
+def varied(course: Course, spot: Finding | None) -> list[tuple[Variation, Job]]:
     """The weak spot's variations."""
-    if (spot := course.spot()) is None:
+    if spot is None:
         return []
     made = variations(spot, course.settings.space, course.settings.variations)
     return [
@@ -55,9 +55,9 @@ def varied(course: Course) -> list[tuple[Variation, Job]]:
     ]
 
 
-def twin_jobs(course: Course) -> dict[str, Job]:
+def twin_jobs(course: Course, spot: Finding | None) -> dict[str, Job]:
     """The weak spot's controls by kind."""
-    if not course.settings.twins or (spot := course.spot()) is None:
+    if not course.settings.twins or spot is None:
         return {}
     return {kind: replace(again(course, spot, "twin", kind), twin=kind) for kind in twins(spot)}
 

@@ -64,7 +64,7 @@ def card(evidence: Evidence) -> list[Pitfall]:
     """All seventeen, in order."""
     plain = next(iter(evidence.harms()), None)  # on the first confirmation seed, as the variations are
     runs: dict[str, list[VariationRecord]] = {number: [] for number in TITLES}
-    for variation, job in varied(evidence.course):
+    for variation, job in varied(evidence.course, evidence.spot):
         if (outcome := evidence.course.outcomes.get(job.id)) is not None:
             runs[variation.pitfall].append(variation_record(variation.label, outcome, plain))
     return [written(number, evidence, runs[number]) for number in TITLES]

@@ -210,7 +210,7 @@ def twin_records(course: SubjectPlan) -> dict[str, VariationRecord]:
     """The weak spot's controls, each beside the attack itself on the same seed and items."""
     spot = course.spot()
     plain = next(iter(course.harms(spot)), None) if spot else None
-    ended = {kind: course.outcomes.get(job.id) for kind, job in twin_jobs(course).items()}
+    ended = {kind: course.outcomes.get(job.id) for kind, job in twin_jobs(course, spot).items()}
     return {kind: variation_record(LABELS[kind], outcome, plain) for kind, outcome in ended.items() if outcome}
 
 
