@@ -33,9 +33,9 @@ from bench.record import SAFEGUARDS, TRIALS, path_of, read
 from weakspot.files import write_text
 
 RESULTS = Path(__file__).parent / "results" / "search_efficiency.json"
-VERSION = 1  # of contenders, surrogates and portfolios: raise it when a cell would come out differently
+VERSION = 2  # of contenders, surrogates and portfolios: raise it when a cell would come out differently
 SEEDS, SHARE = 30, 0.95
-MOST = {"random": 3000, "tpe": 600}  # trials of one search; of all others as many as the peer's recipe has
+MOST = {"random": 3000, "cold": 3000, "tpe": 600}  # trials of one search; of all others as many as the peer's recipe has
 RECIPE = 40  # trials a family
 GRID = np.logspace(9, 15, 61)  # operations at which the curves are drawn
 RATIOS = ("random", "peer_recipe")

@@ -5,7 +5,8 @@ to learn that a branch does not pay; a search per family never learns it. Here a
 its best score and with how often it has lately beaten itself, and falls with what its trials cost the attacker. What a family
 has reached says little about what it will reach (a weak spot can be narrow, and others can look better until it is found), and
 a family that goes on rising deserves its turns: so the second factor counts as much as the first. These are the rising bandits
-of Li et al. 2020, as weights instead of eliminations, because a plateau is often left again.
+of Li et al. 2020, as weights instead of eliminations, because a plateau is often left again. Once something broke, the question
+is no longer where, but how badly: then most draws go to the families that are nearly as good as the best.
 
 Inside a family, known configurations come first, then random draws, then children of the elite: knobs of two parents, a few of
 them moved. Most random draws have full length: a long attack is measured at every rung below its end, and the scheduler
@@ -24,6 +25,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from weakspot.knobs import Choice, Range, Space
+from weakspot.search.objectives import MARGIN
 from weakspot.search.searchers.base import Proposal, Searcher, Tried
 from weakspot.search.searchers.memory import Known, Memory, Record, text
 from weakspot.search.unit import draw, draw_one, moved
@@ -40,9 +42,12 @@ class Adaptive(Searcher):
     LATELY: ClassVar[int] = 12  # trials of a family over which its rise is counted
     GAIN: ClassVar[float] = 0.02  # by how much it must beat itself
     LEVEL: ClassVar[float] = 0.6  # by how much a best score must be behind to weigh a factor e less
+    SHARP: ClassVar[float] = 0.1  # the same, in the share FOCUS of the draws once something broke
+    FOCUS: ClassVar[float] = 0.6
     THRIFT: ClassVar[float] = 0.15  # power of the cost that a weight falls with
+    FREE: ClassVar[float] = 0.02  # share of the dearest family's cost below which a family is no cheaper
     LEAST: ClassVar[float] = 0.02  # the rise that a family is always granted
-    DRAWN: ClassVar[int] = 6  # configurations of a family before it has children
+    DRAWN: ClassVar[int] = 4  # configurations of a family before it has children
     FRESH: ClassVar[float] = 0.15  # share of random draws from then on
     LONG: ClassVar[float] = 0.7  # share of those that have full length
     EAGER: ClassVar[float] = 1.2  # how fast the chance to be a parent falls along the elite
@@ -52,6 +57,7 @@ class Adaptive(Searcher):
     STEP: ClassVar[float] = 0.25  # first step of the others, on the unit interval
     SHRINK: ClassVar[float] = 8.0  # configurations of a family after which the step is 1/sqrt(2) of that
     REPEAT_EVERY: ClassVar[int] = 6
+    DOUBT: ClassVar[float] = 1.0  # further repeats of the best for every factor of ten in configurations
     REVIVE_EVERY: ClassVar[int] = 9
     WINDOW: ClassVar[int] = 1000  # latest trials that are looked at where every proposal scores them anew
 
@@ -75,15 +81,26 @@ class Adaptive(Searcher):
         return self.configure(family, memory.families[family], rng)
 
     def repeat(self, memory: Memory) -> Proposal | None:
-        """The best configuration that has had one run, on a fresh seed; None where the best three are settled."""
-        best = next((k for k in memory.best(3) if k.runs == 1 and not k.stopped and k.score > 0), None)
+        """The best configuration that is not settled, on a fresh seed; None where the best three are.
+
+        Two runs settle what does not break. The best of many that do is the luckier the more there are: it takes more.
+        """
+        more = math.floor(self.DOUBT * math.log10(1 + len(memory.known)))
+        needed = {False: 2, True: 2 + more}
+        unsettled = (k for k in memory.best(3) if k.runs < needed[self.breaks(k.score)] and not k.stopped and k.score > 0)
+        best = next(unsettled, None)
         return Proposal(best.family, best.config, "repeat", best.number) if best else None
+
+    def breaks(self, score: float) -> bool:
+        """Whether a score is more than a lucky run below the threshold."""
+        return score >= self.objective.threshold + MARGIN
 
     def choose_family(self, memory: Memory, rng: random.Random) -> str:
         """A family, by weight. A trial under way counts as one that brought nothing: so workers do not all draw the same."""
         tried = {family: record for family, record in memory.families.items() if record.runs}
         top = max((r.best for r in tried.values()), default=0.0)
         middle = sum(r.best for r in tried.values()) / len(tried) if tried else 0.0  # expected of a family without a trial
+        level = self.SHARP if self.breaks(top) and rng.random() < self.FOCUS else self.LEVEL
         price = {family: r.flops / r.runs for family, r in tried.items()}
         dear = max(price.values(), default=0.0)
 
@@ -91,8 +108,8 @@ class Adaptive(Searcher):
             record = tried.get(family, Record(best=middle))
             lately = record.rises[-self.LATELY :]
             rise = self.LEAST + (1 + sum(lately)) / (1 + len(lately) + memory.pending.get(family, 0))
-            cheap = ((1 + dear) / (1 + price.get(family, dear))) ** self.THRIFT
-            return rise * math.exp((record.best - top) / self.LEVEL) * cheap
+            cheap = ((1 + dear) / (1 + max(price.get(family, dear), self.FREE * dear))) ** self.THRIFT
+            return rise * math.exp((record.best - top) / level) * cheap
 
         names = sorted(self.space.families)
         return rng.choices(names, [weight(name) for name in names])[0]
