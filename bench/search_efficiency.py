@@ -136,7 +136,8 @@ def run(names: Sequence[str], seeds: int, workers: int) -> dict[str, Any]:
             print(name, contender, f"{sum(found['reached'])} of {seeds}, {np.mean(found['costs']):.2e} operations", flush=True)
             write_text(RESULTS, json.dumps(results, indent=1) + "\n")
     results["cost_ratio"] = {other: pooled(results["safeguards"], other) for other in RATIOS}
-    results["cost_ratio_of_papers"] = {other: pooled(results["safeguards"], other, "papers") for other in RATIOS}
+    for less in ("papers", "cold"):
+        results[f"cost_ratio_of_{less}"] = {other: pooled(results["safeguards"], other, less) for other in RATIOS}
     write_text(RESULTS, json.dumps(results, indent=1) + "\n")
     return results
 
