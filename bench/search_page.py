@@ -71,7 +71,7 @@ def knowing_less(results: Mapping[str, Any]) -> str:
     """The same ratios for searches that begin with less."""
     papers, cold = (results[f"cost_ratio_of_{who}"] for who in ("papers", "cold"))
     return (
-        f"The same geometric means where the search begins with published configurations only: {papers['random']['geomean']} and\n"
+        f"The same geometric means where the search begins with published configurations: {papers['random']['geomean']} and\n"
         f"{papers['peer_recipe']['geomean']}; where it begins with nothing, as its rivals do: {cold['random']['geomean']} "
         f"[{cold['random']['low']}, {cold['random']['high']}] and\n{cold['peer_recipe']['geomean']} "
         f"[{cold['peer_recipe']['low']}, {cold['peer_recipe']['high']}]."
