@@ -6,7 +6,7 @@
 A candidate is a recorded trial among the best of its safeguard, or a published configuration. What it would do to the other
 safeguards is told by their surrogates (bench/surrogate.py), never by the safeguard that is left out. That one is then attacked
 for real, the two best are confirmed on fresh seeds and report items, and compared with the best confirmed trial of all that
-were recorded there. Writes bench/results/portfolio.json.
+were recorded there, in harm and in the attacker's operations. Writes bench/results/portfolio.json.
 """
 
 from __future__ import annotations
@@ -113,6 +113,8 @@ def try_on(safeguard: str, portfolio: Sequence[Mapping[str, Any]]) -> dict[str, 
         "confirmed": max(confirmed, default=0.0),
         "oracle": oracle(read(safeguard)[1]),
         "flops": spent,
+        "flops_of_the_search": whole,
+        "trials_of_the_search": len(lines),
         "flops_of_64_trials": 64 * whole / max(1, len(lines)),
     }
 
@@ -134,9 +136,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found = try_on(name, choose([world for other, world in worlds.items() if other != name]))
             results["safeguards"][name] = found
             share = found["confirmed"] / found["oracle"] if found["oracle"] else 0.0
-            cost = found["flops"] / found["flops_of_64_trials"]
-            count = len(found["portfolio"])
-            print(f"{name}: {count} configurations reach {share:.2f} of the oracle at {cost:.2f} of the cost of 64 trials")
+            cost, few = (found["flops"] / found[f"flops_of_{what}"] for what in ("the_search", "64_trials"))
+            count, trials = len(found["portfolio"]), found["trials_of_the_search"]
+            print(
+                f"{name}: {count} configurations reach {share:.2f} of the oracle at {cost:.3f} of the cost of the {trials} trials "
+                f"that it was sought with, {few:.2f} of the cost of 64 such trials",
+                flush=True,
+            )
             write_text(RESULTS, json.dumps(results, indent=1) + "\n")
     chosen = choose(list(worlds.values()))
     write_text(PORTFOLIO, json.dumps({"chosen_on": names, "configurations": chosen}, indent=1) + "\n")
