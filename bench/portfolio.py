@@ -139,8 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cost, few = (found["flops"] / found[f"flops_of_{what}"] for what in ("the_search", "64_trials"))
             count, trials = len(found["portfolio"]), found["trials_of_the_search"]
             print(
-                f"{name}: {count} configurations reach {share:.2f} of the oracle at {cost:.3f} of the cost of the {trials} trials "
-                f"that it was sought with, {few:.2f} of the cost of 64 such trials",
+                f"{name}: {count} configurations reach {share:.2f} of the oracle at {cost:.3f} of the cost of the "
+                f"{trials} trials that it was sought with, {few:.2f} of the cost of 64 such trials",
                 flush=True,
             )
             write_text(RESULTS, json.dumps(results, indent=1) + "\n")
