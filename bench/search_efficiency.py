@@ -35,7 +35,7 @@ from weakspot.files import write_text
 RESULTS = Path(__file__).parent / "results" / "search_efficiency.json"
 VERSION = 2  # of contenders, surrogates and portfolios: raise it when a cell would come out differently
 SEEDS, SHARE = 30, 0.95
-MOST = {"random": 3000, "cold": 3000, "tpe": 600}  # trials of one search; of all others as many as the peer's recipe has
+MOST = {"random": 3000, "cold": 3000, "tpe": 300}  # trials of one search; of all others as many as the peer's recipe has
 RECIPE = 40  # trials a family
 GRID = np.logspace(9, 15, 61)  # operations at which the curves are drawn
 RATIOS = ("random", "peer_recipe")
