@@ -26,7 +26,7 @@ from weakspot.files import write_text
 
 SAFEGUARDS = ("refusal", "random_answer")  # where random search gets there at all, so that a ratio can be had
 SEEDS = 3
-CAP = 20.0
+CAP = 10.0
 MOST = 120  # trials of one search
 RIVALS = ("random", "peer_recipe")
 
