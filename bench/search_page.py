@@ -74,8 +74,8 @@ def knowing_less(results: Mapping[str, Any]) -> str:
     arrived = {who: sum(sum(each[who]["reached"]) for each in searches) for who in NAMES}
     of = sum(len(each["ours"]["reached"]) for each in searches)
     return (
-        f"The same means where the search begins with published configurations only: {papers['random']['geomean']} and\n"
-        f"{papers['peer_recipe']['geomean']}. Where it begins with nothing, as its rivals do, it gets there in {arrived['cold']} "
+        f"Begun with published configurations only, the means are {papers['random']['geomean']} and\n"
+        f"{papers['peer_recipe']['geomean']}. Begun with nothing, as its rivals do, it gets there in {arrived['cold']} "
         f"of {of} searches (random in\n{arrived['random']}, a study a family in {arrived['peer_recipe']}), and the same count, "
         f"which charges it for the searches that failed and its rivals for\nwhat they had spent when they gave up, says "
         f"{cold['random']['geomean']} [{cold['random']['low']}, {cold['random']['high']}] and "
