@@ -36,7 +36,7 @@ def search(safeguard: str, others: Sequence[str], contender: str, seed: int, tar
     from bench.portfolio import choose
     from bench.simulate import CONTENDERS, GRACE, OBJECTIVE, make
     from bench.surrogate import load
-    from weakspot.errors import TrialFailure
+    from weakspot.errors import TrialFailure, UserError
     from weakspot.search.jobs import Job
     from weakspot.search.rehearsal import rehearse
     from weakspot.search.schedulers import get
@@ -51,7 +51,7 @@ def search(safeguard: str, others: Sequence[str], contender: str, seed: int, tar
         job = Job(f"{safeguard}/real", safeguard, "real", family, dict(config), chosen, tuple(rungs), "search")
         try:
             yield from recorder.bench.run(job)
-        except TrialFailure:
+        except (TrialFailure, UserError):  # as in an audit: a trial that could not be carried through
             return
 
     def enough(tried: Tried) -> bool:
