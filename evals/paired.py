@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from weakspot.evals.statistics import mean_squares, t_quantile
+from weakspot import crossed
 
 EXACT = 14  # items, up to which all sign flips are tried
 FLIPS = 9999  # drawn beyond that: the smallest p is 1 in 10,000
@@ -42,7 +42,7 @@ def compare(first: Table, second: Table, confidence: float = 0.95) -> Comparison
 
     The interval is that of crossed random effects on the differences, as in evals/statistics.py (Owen 2007; each mean square
     with a t quantile of its own, squared half-widths added: Howe 1974), and lies within the largest difference that two scores
-    can have. Where the tables are equal it is as wide as if one item in the rule of three might differ.
+    can have. Where all differences are alike it is as wide as if one item in the rule of three might differ.
 
     The test flips the signs of the items' differences, which is exact if neither of the two safeguards is worse on any item
     (Fisher 1935; Good 2005, ch. 3). Beyond EXACT items FLIPS are drawn, always the same, and what was seen counts as one of
@@ -69,13 +69,7 @@ def compare(first: Table, second: Table, confidence: float = 0.95) -> Comparison
 
 def half_width(table: np.ndarray, confidence: float) -> float:
     """Of the interval of the mean of differences with shape (seeds, items)."""
-    seeds, items = table.shape
-    level = (1 + confidence) / 2
-    if not table.any():
-        return 1 - (1 - level) ** (1 / items)
-    of_seeds, of_items, of_error = mean_squares(table)
-    t_seeds, t_items = t_quantile(level, seeds - 1) if seeds > 1 else 0.0, t_quantile(level, items - 1)
-    return ((t_seeds**2 * of_seeds + t_items**2 * max(of_items - of_error, 0.0)) / table.size) ** 0.5
+    return crossed.half_width(table, (1 + confidence) / 2)
 
 
 def sign_flips(differences: np.ndarray) -> float:

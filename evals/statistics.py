@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 
-ANGLES = np.linspace(0, np.pi / 2, 20001)  # grid for the t distribution: its quantiles are right to six digits
+from weakspot.crossed import mean_squares, t_quantile
 
 
 def mean_interval(scores: Sequence[Sequence[float]], confidence: float = 0.95, *, among: int = 1) -> tuple[float, float, float]:
@@ -83,22 +82,3 @@ def limits(table: np.ndarray, level: float) -> tuple[float, float]:
     ratio = blind * t_items**2 / items + (1 - blind) * squared / max(spread, 1e-12)
     middle, half = mean + ratio / 2, (ratio * spread + ratio**2 / 4) ** 0.5
     return max(0.0, (middle - half) / (1 + ratio)), min(1.0, (middle + half) / (1 + ratio))
-
-
-def mean_squares(table: np.ndarray) -> tuple[float, float, float]:
-    """Those of seeds, of items and of what is left, in the two-way analysis of variance; with one seed only that of items."""
-    seeds, items = table.shape
-    by_seed = table.mean(axis=1, keepdims=True) - table.mean()
-    by_item = table.mean(axis=0, keepdims=True) - table.mean()
-    left = table - table.mean() - by_seed - by_item
-    freedom = max(1, seeds - 1)
-    of_seeds, of_items = items * (by_seed**2).sum() / freedom, seeds * (by_item**2).sum() / (items - 1)
-    return float(of_seeds), float(of_items), float((left**2).sum() / (freedom * (items - 1)))
-
-
-@lru_cache
-def t_quantile(level: float, freedom: int) -> float:
-    """Student's t at a level of at least a half: sqrt(freedom) tan(angle), with cos^(freedom - 1) as the angle's density."""
-    density = np.cos(ANGLES) ** (freedom - 1)
-    below = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
-    return float(freedom**0.5 * np.tan(np.interp(2 * level - 1, below / below[-1], ANGLES)))

@@ -20,6 +20,10 @@ class TrialFailure(WeakspotError, RuntimeError):
     """An attack that could not be carried through (divergence, no memory). The trial is infeasible, with this reason."""
 
 
+class RankLost(WeakspotError):
+    """A process that a trial was spread over is gone. Not the attack's fault as far as is known: it may be run again."""
+
+
 def unknown(noun: str, given: object, known: object) -> UserError:
     """The error for a name that is not in a catalogue: it lists the names that are."""
     return UserError(f"unknown {noun} {given!r}: known are {', '.join(sorted(map(str, known)))}")  # type: ignore[call-overload]

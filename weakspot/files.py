@@ -40,6 +40,8 @@ def disk_errors(path: Path) -> Iterator[None]:
 def write_text(path: Path, text: str) -> None:
     """Write a file atomically: after a crash the old content or the new is there, never a part.
 
+    A lone surrogate, which UTF-8 cannot hold, becomes '?': a report that was hours in the making is not lost to one character.
+
     Raises:
         UserError: the disk is full or the place cannot be written.
     """
@@ -47,7 +49,7 @@ def write_text(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
+            with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())

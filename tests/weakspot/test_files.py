@@ -92,3 +92,8 @@ def test_a_full_disk_is_told_whatever_library_met_it(tmp_path: Path) -> None:
         raise Exception("Error while serializing: I/O error: No space left on device (os error 28)")
     with pytest.raises(Exception, match="something else"), disk_errors(tmp_path):
         raise Exception("something else")
+
+
+def test_a_lone_surrogate_does_not_stop_a_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "report.md", "a \ud800 b ✓")
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") == "a ? b ✓"
