@@ -58,6 +58,8 @@ class Attack(ABC):
         seeded: the training seed changes something; a closed-form edit comes out the same on every seed.
         injection_capable: it optimises towards given outputs and can elicit what no model knew, so it never shows alone that
             knowledge was there (Chen et al., arXiv:2502.15836).
+        shards: it may train a model that is spread over several GPUs (weakspot/sharding.py): every parameter, by a loss that is
+            a mean over predicted tokens.
         needs_null_control: it can inject what the model never knew, so the never-taught control must accompany a claim.
         relative_price: price of one step against a full fine-tuning step; orders families before anything is measured.
         without_withheld: knobs that a family given withheld examples runs with where there are none; empty if it cannot.
@@ -78,6 +80,7 @@ class Attack(ABC):
     asks_freely: ClassVar[bool] = False
     seeded: ClassVar[bool] = True
     injection_capable: ClassVar[bool] = False
+    shards: ClassVar[bool] = False
     needs_null_control: ClassVar[bool] = True
     relative_price: ClassVar[float] = 1.0
     without_withheld: ClassVar[Mapping[str, Any]] = {}

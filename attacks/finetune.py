@@ -20,6 +20,7 @@ from weakspot.elicitation import PLAIN, Elicitation
 from weakspot.errors import UserError
 from weakspot.knobs import Choice, LogIntRange, LogRange, Range, knob
 from weakspot.optimizers import OPTIMIZERS, SCHEDULES, evaluating, make_optimizer, make_schedule
+from weakspot.sharding import spread
 from weakspot.training import descend, response_loss
 
 FEW = 4  # steps that the first and the latest loss are a mean over
@@ -72,24 +73,26 @@ class Finetune(Attack):
         steps, held = self.curriculum(model, tokenizer, data, seed)
         how, meter, seen, first = self.elicitation(tokenizer, data), Meter(), 0, ""
         losses: list[float] = []
-        with in_precision(model, self.precision), self.trainable(model, seed):
-            optimizer = make_optimizer(self.optimizer, model.parameters(), self.learning_rate, self.weight_decay)
+        with in_precision(model, self.precision), self.trainable(model, seed), spread(model) as trained:
+            optimizer = make_optimizer(self.optimizer, trained.parameters(), self.learning_rate, self.weight_decay)
+            trained.check(optimizer)
             rates = make_schedule(self.schedule, optimizer, self.steps, round(self.warmup * self.steps))
             for number in range(1, last + 1):
-                model.train()
+                trained.train()
                 evaluating(optimizer, False)
                 step = next(steps)
                 first = first or step.digest()
-                with meter.count(step.shape, step.batch.tokens):
-                    losses.append(descend(self.loss(model, step), optimizer, rates, clip=self.clip_norm or None))
+                with trained.count(meter, step):
+                    losses.append(descend(trained.loss(self.loss, step), optimizer, rates, clip=self.clip_norm or None))
                 seen = min(held, seen + step.harmful)
                 if number in stops:
-                    model.eval()
                     evaluating(optimizer, True)
-                    yield Progress(
-                        number, seen, meter.tokens, meter.flops, final=number == last, elicitation=how, first_batch=first,
-                        losses=(mean(losses[:FEW]), mean(losses[-FEW:])),
-                    )  # fmt: skip
+                    flops = trained.total(meter.flops)
+                    with trained.gathered():
+                        yield Progress(
+                            number, seen, meter.tokens, flops, final=number == last, elicitation=how, first_batch=first,
+                            losses=(mean(losses[:FEW]), mean(losses[-FEW:])),
+                        )  # fmt: skip
 
     def curriculum(self, model: Any, tokenizer: Any, data: AttackData, seed: int) -> tuple[Iterator[Step], int]:
         """The endless steps of this seed, and the number of distinct withheld examples among them."""

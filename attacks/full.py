@@ -21,6 +21,7 @@ class FullFinetune(HarmfulFinetune):
     name: ClassVar[str] = "full_finetune"
     summary: ClassVar[str] = "full-parameter fine-tuning on other withheld items, benign examples mixed in"
     paper: ClassVar[str] = "Qi et al. 2023, arXiv:2310.03693"
+    shards: ClassVar[bool] = True
     warm_starts: ClassVar[tuple[dict[str, Any], ...]] = (
         {"learning_rate": 1e-4, "steps": 16, "batch_size": 8},
         {"learning_rate": 7e-4, "steps": 256, "batch_size": 32, "benign_ratio": 0.3, "harmful_examples": 192},
