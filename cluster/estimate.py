@@ -23,6 +23,7 @@ from typing import Any
 
 from weakspot.cluster.memory_model import (
     ASKED,
+    GIB,
     STATES,
     Memory,
     Shape,
@@ -146,14 +147,53 @@ def pack(need: Memory, have: float) -> Packing:
 
     A trial that may just fit has one for itself. Ray keeps account of fractions and does not enforce them, so each trial is
     granted MARGIN times its estimate. Over several devices weights, gradients, states and activations are split (ZeRO stage 3,
-    arXiv:1910.02054; batches divide), and each has its own overhead. Unmeasured on a GPU: none was at hand.
+    arXiv:1910.02054; batches divide), each has its own overhead, and the first also holds the whole weights while it measures;
+    what is gathered while training is less. Unmeasured on a GPU: none was at hand.
     """
     verdict = fit(need.total, have)
     if verdict == NO:
-        room = have / MARGIN - need.overhead
+        room = have / MARGIN - need.overhead - need.weights
         return Packing(0, math.ceil(need.model / room) if room > 0 else math.inf)
     count = 1 if verdict == TIGHT else max(1, min(MOST_ON_ONE, math.floor(have / (need.total * MARGIN))))
     return Packing(count, math.floor(10_000 / count) / 10_000)  # Ray takes four decimals; rounded up, one would be left out
+
+
+@dataclass(frozen=True)
+class Share:
+    """GPUs of one trial, as they are chosen for it, and why.
+
+    Attributes:
+        gpus: a fraction, or a whole number.
+        why: in words.
+    """
+
+    gpus: float
+    why: str
+
+
+def choose(need: Memory | None, have: float | None, spreads: bool, unknown: str = "") -> Share:
+    """The share that trials of this need are given: no more on one GPU than fit there by the estimate and its margin.
+
+    Args:
+        need: of the largest trial; None where unknown, and `unknown` says why.
+        have: bytes of the smallest GPU; None where unknown.
+        spreads: whether every family that is searched can be spread over several GPUs.
+    """
+    if need is None or have is None:
+        return Share(1.0, f"a whole GPU for each trial, since memory is {UNKNOWN}: {unknown or 'no GPU told its size'}")
+    packing = pack(need, have)
+    size = f"the largest needs {need.total / GIB:.2f} GiB of {have / GIB:.1f} by the estimate"
+    if packing.on_one > 1:
+        spare = f"with {MARGIN - 1:.0%} to spare"
+        return Share(packing.gpus, f"{packing.gpus:g} of a GPU for each trial, {packing.on_one} on one: {size}, {spare}")
+    if packing.on_one == 1:
+        return Share(1.0, f"a whole GPU for each trial: {size}")
+    if math.isinf(packing.gpus) or not spreads:
+        able = (
+            "no number of GPUs would do" if math.isinf(packing.gpus) else f"{packing.gpus:.0f} would do for what can be spread"
+        )
+        return Share(1.0, f"a whole GPU for each trial, which it may not fit into: {size}; {able}")
+    return Share(packing.gpus, f"{packing.gpus:.0f} GPUs for each trial: {size}")
 
 
 def peak(shape: Shape, works: list[Workload], device: str) -> Memory:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from weakspot.cluster.storage import Storage
 from weakspot.errors import UserError
+from weakspot.text import one_line
 
 EVERY = 2.0  # seconds between looks at the folder, at least
 SHARE = 0.05  # of the time may go into copying: a journal of 50 MB is not sent to an object store every two seconds
@@ -106,7 +107,7 @@ class Keeper:
             message = f"{trouble}; the audit is whole in {self.folder} on this machine"
             if error is None:
                 raise UserError(message) from trouble
-            print(f"weakspot: {message}", file=sys.stderr)
+            print(one_line(f"weakspot: {message}"), file=sys.stderr)
 
     def watch(self) -> None:
         """Copy what has changed, again and again. Trouble is told once, and tried again."""
@@ -118,7 +119,7 @@ class Keeper:
                 self.complained = False
             except Exception as error:  # outside the critical path: the search goes on
                 if not self.complained:
-                    print(f"weakspot: {error}; the audit goes on and tries again", file=sys.stderr)
+                    print(one_line(f"weakspot: {error}; the audit goes on and tries again"), file=sys.stderr)
                 self.complained = True
             pause = max(EVERY, (time.monotonic() - started) / SHARE)
 

@@ -38,12 +38,30 @@ def obstacle(family: type[Attack], threat: ThreatModel, data: AttackData) -> str
     return family.unavailable()
 
 
+def left_out(searched: Sequence[str], threat: ThreatModel, data: AttackData, otherwise: str) -> dict[str, str]:
+    """Every family of the catalogue that is not searched, with the reason.
+
+    Args:
+        otherwise: the reason where nothing keeps a family out.
+    """
+    reasons = {}
+    for name, family in catalogue().items():
+        if name not in searched:
+            reasons[name] = obstacle(family, threat, data) or misfit(name, threat) or otherwise
+    return reasons
+
+
+def misfit(name: str, threat: ThreatModel) -> str:
+    """Why nothing of a family's knobs can be varied within the budget; empty where something can."""
+    try:
+        return "" if family_space(name, threat) else "has nothing that could be varied"
+    except UserError as error:
+        return str(error)
+
+
 def fits(name: str, threat: ThreatModel) -> bool:
     """Whether a family has knobs, and each has something left within the budget."""
-    try:
-        return bool(family_space(name, threat))
-    except UserError:
-        return False
+    return not misfit(name, threat)
 
 
 def admitted(names: Sequence[str] | None, threat: ThreatModel, data: AttackData) -> list[str]:

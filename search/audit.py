@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import weakspot
+from weakspot.attacks import catalogue
 from weakspot.attacks import get as get_attack
 from weakspot.defenses import Defense, PaperAttack
 from weakspot.disk import room_for
@@ -21,6 +22,7 @@ from weakspot.records import Provenance, Result, Seeds
 from weakspot.search import provenance
 from weakspot.search.admission import obstacle
 from weakspot.search.course import SubjectPlan
+from weakspot.search.halt import Halt
 from weakspot.search.inline import InlineBackend
 from weakspot.search.jobs import BASE, CONTROL, NEVER_TAUGHT, Job
 from weakspot.search.log import LogWriter
@@ -77,6 +79,7 @@ def audit(
     wait: float = 0.0,
     observers: Sequence[Observer] = (),
     command: str | None = None,
+    halt: Halt | None = None,
 ) -> Result:
     """Search tampering attacks against safeguards, confirm what was found, and write `out/result.json`.
 
@@ -107,10 +110,13 @@ def audit(
         resume: go on with the unfinished audit in `out`.
         overwrite: begin anew where `out` already holds an audit.
         backend: "ray", or "inline" for one process without Ray.
-        gpus: GPUs of one attack, possibly a fraction; if None what is there, at most one.
+        gpus: GPUs of one attack, possibly a fraction; if None what is there, at most one. Two and more spread the model over
+            them, which only some families can (`shards`); results do not depend on it.
         wait: minutes to wait for a node that an attack fits on, on a cluster that is still starting.
         observers: told of every reading and outcome.
         command: the command line to record.
+        halt: asked to stop the search gracefully (search/halt.py): the result then holds what was there, says so in `partial`,
+            and calls nothing HELD.
 
     Raises:
         UserError: something given is unknown, out of range or cannot be used; the message says what to do.
@@ -125,8 +131,7 @@ def audit(
     specs = make_specs(place, defense, control, seed)
     if backend not in BACKENDS:
         raise UserError(f"unknown backend {backend!r}: known are {', '.join(BACKENDS)}")
-    if gpus is not None and gpus < 0:
-        raise UserError(f"--gpus {gpus:g} is below 0: give how many GPUs one attack takes, 0 for none")
+    check_gpus(gpus, settings, backend)
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers} is below 1: give at least one worker")
     folder = Path(out).expanduser().absolute()
@@ -150,9 +155,11 @@ def audit(
             study = study or StudyFile(journal, same)
             study.pin("weights", {name: path.name for name, path in folders.items()})  # content keys: code, data, settings
             watchers.append(LogWriter(folder / "audit.log"))
-            plan = make_plan(study, specs, settings, place, watchers)
+            plan = make_plan(study, specs, settings, place, watchers, halt)
             plan.start()
-            engine.run(plan, folders, reference)
+            with plan.halt.searching():
+                engine.run(plan, folders, reference)
+            plan.settle()
         finally:
             engine.close()
         record = record_provenance(settings, started, command or provenance.command(), pinned)
@@ -160,6 +167,26 @@ def audit(
         write_text(folder / "result.json", result.to_json())
         plan.end()
     return result
+
+
+def check_gpus(gpus: float | None, settings: Settings, backend: str) -> None:
+    """Raises UserError for a number of GPUs that no attack, or one that is to be searched, can run on."""
+    if gpus is None or 0 <= gpus <= 1:
+        return
+    if gpus < 0:
+        raise UserError(f"--gpus {gpus:g} is below 0: give how many GPUs one attack takes, 0 for none")
+    if gpus != int(gpus):
+        raise UserError(f"--gpus {gpus:g} is no whole number: give a fraction of one GPU, or a number of them")
+    if backend == "inline":
+        raise UserError(f"--gpus {gpus:g} needs a process for each GPU and --backend inline has one: leave --backend out")
+    unable = [name for name in settings.space.families if not get_attack(name).shards]
+    if unable:
+        able = [name for name, family in catalogue().items() if family.shards]
+        more = f" and {len(unable) - 3} more" if len(unable) > 3 else ""
+        raise UserError(
+            f"--gpus {gpus:g} spreads a model over several GPUs, which {', '.join(unable[:3])}{more} cannot do: search only "
+            f"what can, with --attack {' --attack '.join(able)}"
+        )
 
 
 @contextmanager
@@ -226,12 +253,17 @@ def make_backend(
 
 
 def make_plan(
-    study: StudyFile, specs: Sequence[SubjectSpec], settings: Settings, testbed: Testbed, observers: list[Observer]
+    study: StudyFile,
+    specs: Sequence[SubjectSpec],
+    settings: Settings,
+    testbed: Testbed,
+    observers: list[Observer],
+    halt: Halt | None = None,
 ) -> Plan:
     """The course of every subject, with what the study already holds."""
     control = control_subject(specs, testbed)
     subjects = [make_course(study, spec, settings, testbed, spec.name == control) for spec in specs]
-    return Plan(subjects, study.recorded(), observers)
+    return Plan(subjects, study.recorded(), observers, halt)
 
 
 def paper_attack(method: Defense, threat: ThreatModel, testbed: Testbed) -> PaperAttack | None:

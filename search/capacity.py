@@ -16,15 +16,17 @@ CROWD = 10_000  # more trials at a time than any cluster holds
 
 @dataclass
 class Capacity:
-    """Counts places for a trial, node by node: two nodes with half of what a trial needs hold none.
+    """Counts places for a trial, node by node: two nodes with half of what a bundle needs hold none.
 
     Attributes:
-        bundle: what one trial needs, by Ray's name of the resource.
+        bundle: what one trial needs, by Ray's name of the resource; of a trial on several GPUs, what each of them needs.
         most: trials at a time, at most; None for as many as fit.
+        ranks: bundles of one trial; they may lie on several nodes.
     """
 
     bundle: Mapping[str, float]
     most: int | None = None
+    ranks: int = 1
     counted: int = 0
     ids: frozenset[str] = frozenset()
     asked: float = field(default=-math.inf)
@@ -42,7 +44,7 @@ class Capacity:
     def look(self) -> None:
         if time.monotonic() - self.asked > FRESH:
             found = nodes()
-            self.counted = sum(fitting(have, self.bundle) for have in found.values())
+            self.counted = sum(fitting(have, self.bundle) for have in found.values()) // self.ranks
             self.ids, self.asked = frozenset(found), time.monotonic()
 
     def largest(self) -> dict[str, float]:

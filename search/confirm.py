@@ -197,6 +197,8 @@ def finding(
             log_probability=log_probability(readings),
             choice=choice(readings),
             breadth=breadth_of(readings),
+            per_seed=[HarmUtility(harm=r.harm, utility=r.utility) for r in readings],
+            scores=[list(r.harm_items) for r in readings],
         ),
         cost=mean_cost(readings),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from weakspot.data import overlaps
 from weakspot.evals.hygiene import Pair, near_duplicates
-from weakspot.records import Control, Subject
+from weakspot.records import NOT_APPLICABLE, Control, Subject
 from weakspot.search.jobs import NEVER_TAUGHT, Reading
 from weakspot.search.plan import Plan
 from weakspot.search.settings import Settings
@@ -61,7 +61,7 @@ def positive_control(runs: Sequence[Fired]) -> Control:
 
 def inapplicable(testbed: Testbed) -> Control:
     """A control that the testbed's policy has no place for."""
-    return Control(passed=None, detail=f"not applicable under the policy {testbed.policy}: there is no knowledge to inject")
+    return Control(passed=None, detail=f"{NOT_APPLICABLE} under the policy {testbed.policy}: there is no knowledge to inject")
 
 
 def negative_control(subjects: Sequence[Subject], testbed: Testbed) -> Control:

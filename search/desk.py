@@ -18,12 +18,16 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from weakspot.errors import WeakspotError
+from weakspot.errors import RankLost, WeakspotError
 from weakspot.search.jobs import Job, Reading
 from weakspot.search.plan import Plan
 
 LOSSES = 20  # machines that may die under one job: spot instances go often, and a job that takes down each node must end
 CRASHES = 2  # worker processes likewise, on nodes that live on
+
+
+class Halted(Exception):
+    """The way out of Tune's loop when the search is to stop (search/halt.py)."""
 
 
 @dataclass
@@ -36,6 +40,7 @@ class Desk:
         lenient: whether a worker that died may have been lost with its node. On one machine it cannot: it is the trial's fault.
         jobs: Ray's trial id -> job, of the trials that are under way.
         stopped: Ray's trial id -> why the plan stopped it.
+        said: Ray's trial id -> what a trial that was spread over several GPUs said of the one it lost.
         without_node: Ray's ids of trials whose node is known to have died.
         again: jobs that lost their machine and wait for another.
         among: Ray's trial id -> the nodes that lived when its job was handed out.
@@ -50,6 +55,7 @@ class Desk:
     lenient: bool = False
     jobs: dict[str, Job] = field(default_factory=dict)
     stopped: dict[str, str] = field(default_factory=dict)
+    said: dict[str, str] = field(default_factory=dict)
     without_node: set[str] = field(default_factory=set)
     again: deque[Job] = field(default_factory=deque)
     among: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -69,7 +75,8 @@ class Desk:
 
     def hand_out(self, trial_id: str) -> Job | None:
         """The next job, remembered under Ray's id; those that lost their machine come first."""
-        if len(self.jobs) >= self.places():
+        self.plan.places = self.places()
+        if self.plan.halted or len(self.jobs) >= self.plan.places:
             return None
         job = self.again.popleft() if self.again else self.plan.next()
         if job is not None:
@@ -100,7 +107,7 @@ class Desk:
         job, among = self.jobs.pop(trial_id), self.among.pop(trial_id)
         if died and self.take_back(job, None if trial_id in self.without_node else among):
             return
-        failure = result.get("failure") or (self.obituary(job) if died else "")
+        failure = result.get("failure") or (self.obituary(job, self.said.pop(trial_id, "")) if died else "")
         if failure:
             self.plan.close(job, "failed", failure)
         elif trial_id in self.stopped:
@@ -122,12 +129,12 @@ class Desk:
         alive = self.alive()
         return sum(among is not None and among <= alive for among in self.lost[job.id])
 
-    def obituary(self, job: Job) -> str:
+    def obituary(self, job: Job, said: str = "") -> str:
         """Why a job is given up whose worker died."""
         if len(self.lost[job.id]) > LOSSES:
             return f"{len(self.lost[job.id])} machines died under it"
         crashes = self.crashes(job)
-        return "the worker died (out of memory?)" + (f", {crashes} times" if crashes > 1 else "")
+        return (said or "the worker died (out of memory?)") + (f", {crashes} times" if crashes > 1 else "")
 
 
 class PlanScheduler(FIFOScheduler):
@@ -136,6 +143,25 @@ class PlanScheduler(FIFOScheduler):
     def __init__(self, desk: Desk) -> None:
         super().__init__()
         self.desk = desk
+        self.ended: list[Any] = []
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Called at every turn of Tune's loop; nothing, and Tune starts what waits in the order in which it was handed out.
+
+        The base class would look through all trials that ever were, twice.
+
+        Raises:
+            Halted: the search is to stop. Tune then ends its workers, in five seconds at most, tells the searcher of none of
+                their trials, and passes the exception on, wrapped.
+        """
+        if self.desk.plan.halted:
+            raise Halted
+        while self.ended:
+            forget(self.ended.pop())
+        return None
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        self.ended.append(trial)  # not forgotten yet: Tune tells the searcher of its last report after this
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         goes_on = False
@@ -146,8 +172,11 @@ class PlanScheduler(FIFOScheduler):
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Called before the searcher hears of the end, and the only one of the two to be handed the cause."""
         with self.desk.keeping_errors():
-            if node_died(trial.get_error()):
+            error = trial.get_error()
+            if node_died(error):
                 self.desk.without_node.add(trial.trial_id)
+            if isinstance(cause := getattr(error, "cause", error), RankLost):
+                self.desk.said[trial.trial_id] = str(cause)
 
 
 class PlanSearcher(Searcher):
@@ -166,7 +195,7 @@ class PlanSearcher(Searcher):
         return Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        if self.desk.error is None:
+        if self.desk.error is None and not (error and self.desk.plan.halted):  # a worker that died of the same Ctrl-C
             with self.desk.keeping_errors():
                 self.desk.close(trial_id, result or {}, died=error)
 
@@ -175,6 +204,12 @@ class PlanSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """See `save`."""
+
+
+def forget(trial: Any) -> None:
+    """Drop what Tune keeps of an ended trial for its table, which nobody reads: its job and its last report."""
+    trial.config, trial.evaluated_params, trial.experiment_tag = {}, {}, ""
+    trial.run_metadata.last_result = {"done": True}
 
 
 def node_died(cause: Any) -> bool:

@@ -62,6 +62,7 @@ class Forecast:
         confirmed_at_most: re-runs of finalists that a safeguard may have, where confirmation keeps failing.
         controls: families that run on the control subject.
         families: what is searched.
+        fixed: what the jobs outside the search compute (attacks of papers, controls).
         trained: subjects whose safeguard is trained first, unless it is cached; not part of the estimate.
     """
 
@@ -70,6 +71,7 @@ class Forecast:
     controls: Sequence[str]
     families: Mapping[str, FamilyWork]
     trained: Sequence[str]
+    fixed: Sequence[Workload] = ()
 
 
 def forecast(testbed: Testbed, settings: Settings, specs: Sequence[SubjectSpec], lengths: Lengths) -> Forecast:
@@ -80,11 +82,14 @@ def forecast(testbed: Testbed, settings: Settings, specs: Sequence[SubjectSpec],
     families = {name: family_work(name, settings, testbed, lengths) for name in settings.space.families}
     jobs: dict[str, dict[str, int]] = {}
     controls: list[str] = []
+    others: list[Workload] = []
     for spec in specs:
         searched, _, trials, fixed = outline(spec, settings, testbed, spec.name == control)
         counts: dict[str, int] = {}
         for job in fixed:
             counts[job.phase] = counts.get(job.phase, 0) + 1
+            whole = {**defaults(job.attack), **job.config}
+            others.append(workload(get_attack(job.attack), whole, job.rungs, testbed, lengths))
         controls += [job.attack for job in fixed if job.phase == "control"]
         if searched:
             injecting = any(get_attack(name).injection_capable for name in families)
@@ -92,7 +97,7 @@ def forecast(testbed: Testbed, settings: Settings, specs: Sequence[SubjectSpec],
             counts |= {"search": trials, "confirm": SEEDS * min(first, max(1, trials)), **after}
         jobs[spec.name] = {phase: count for phase, count in counts.items() if count}
     trained = [spec.name for spec in specs if spec.defense is not None]
-    return Forecast(jobs, SEEDS * max(MOST, first), controls, families, trained)
+    return Forecast(jobs, SEEDS * max(MOST, first), controls, families, trained, others)
 
 
 def specs_of(testbed: Testbed, given: Sequence[str | Path | Defense], control: bool, seed: int) -> list[SubjectSpec]:

@@ -37,6 +37,7 @@ class InlineBackend:
         digests = {name: arrays_digest(arrays) for name, arrays in weights.items()}
         testbed = get_testbed(self.testbed)(self.testbed_seed)
         bench = Workbench(testbed, folders[BASE], weights, digests, reference, threat=plan.threat, defenses=plan.defenses)
+        plan.places = 1
         while (job := plan.next()) is not None:
             course = bench.run(job)
             try:
@@ -44,6 +45,8 @@ class InlineBackend:
                     if not plan.add(job, reading):
                         plan.close(job, "stopped", f"harm {reading.harm:.2f} at step {reading.rung} was among the lower ones")
                         break
+                    if plan.halted and not reading.final:
+                        break  # not closed: to the study it is under way
                 else:
                     plan.close(job, "completed")
             except Exception as error:

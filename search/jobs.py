@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from weakspot.records import DEGENERATE_LIMIT, Kind
+from weakspot.records import BASE, DEGENERATE_LIMIT, NEVER_TAUGHT, Kind  # noqa: F401 -- who speaks of jobs finds both names here
 from weakspot.testbeds.base import Remark, Stage
 
-BASE = "none"  # the undefended base, first in every table
 CONTROL = "control"  # the testbed's weak method (plain refusal training), prepared only for the positive control
-NEVER_TAUGHT = "never_taught"  # the control that has nothing to recover
 
 
 @dataclass(frozen=True)

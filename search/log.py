@@ -8,6 +8,9 @@ from weakspot.search.jobs import Job, Outcome, Reading
 from weakspot.search.observer import Observer
 from weakspot.search.plan import Plan
 from weakspot.search.provenance import now
+from weakspot.text import one_line
+
+LONGEST = 20_000  # characters of a line: the settings of a chain of attacks are many
 
 
 class LogWriter(Observer):
@@ -33,9 +36,12 @@ class LogWriter(Observer):
     def on_lost(self, job: Job, why: str) -> None:
         self._write(f"lost: {job.id}, because {why}: it is run again")
 
+    def on_interrupt(self, plan: Plan) -> None:
+        self._write(plan.partial)
+
     def on_end(self, plan: Plan) -> None:
         self._write("end")
 
     def _write(self, line: str) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(f"{now()} {line}\n")
+        with self.path.open("a", encoding="utf-8", errors="replace") as file:
+            file.write(f"{now()} {one_line(line, LONGEST)}\n")

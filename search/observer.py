@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from weakspot.search.jobs import Job, Outcome, Reading
+from weakspot.text import one_line
 
 if TYPE_CHECKING:
     from weakspot.search.plan import Plan
@@ -18,9 +19,11 @@ class Observer:
     def on_dashboard(self, url: str) -> None: ...
     def on_prepare(self, names: Sequence[str]) -> None: ...
     def on_start(self, plan: Plan) -> None: ...
+    def on_job(self, job: Job) -> None: ...
     def on_reading(self, job: Job, reading: Reading) -> None: ...
     def on_outcome(self, outcome: Outcome) -> None: ...
     def on_lost(self, job: Job, why: str) -> None: ...
+    def on_interrupt(self, plan: Plan) -> None: ...
     def on_end(self, plan: Plan) -> None: ...
 
 
@@ -32,7 +35,8 @@ def tell(observers: list[Observer], method: str, *arguments: Any) -> None:
         except (Exception, SystemExit) as error:  # rich answers a closed pipe with SystemExit
             observers.remove(observer)
             name = type(observer).__name__
-            print(f"weakspot: {name} failed and is switched off: {type(error).__name__}: {error}", file=sys.stderr)
+            line = f"weakspot: {name} failed and is switched off: {type(error).__name__}: {error}"
+            print(one_line(line), file=sys.stderr)
 
 
 def ignore(*arguments: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from weakspot.defenses import PaperAttack
 from weakspot.search.course import SubjectPlan
+from weakspot.search.halt import Halt
 from weakspot.search.jobs import Job, Outcome, Reading
 from weakspot.search.observer import Observer, tell
 from weakspot.search.settings import Settings
@@ -19,11 +20,26 @@ from weakspot.threat import ThreatModel
 
 
 class Plan:
-    """All subjects of an audit, in the order of the result."""
+    """All subjects of an audit, in the order of the result.
 
-    def __init__(self, subjects: Sequence[SubjectPlan], recorded: Mapping[str, Outcome], observers: list[Observer]) -> None:
+    Attributes:
+        halt: whether the search was asked to stop: then no job is handed out, and what is under way is left open.
+        interrupted: whether that has left something undone; settled once nothing runs any more (`settle`).
+        places: how many jobs can be under way at a time, as a backend has last said; None before it has.
+    """
+
+    def __init__(
+        self,
+        subjects: Sequence[SubjectPlan],
+        recorded: Mapping[str, Outcome],
+        observers: list[Observer],
+        halt: Halt | None = None,
+    ) -> None:
         self.subjects = {subject.name: subject for subject in subjects}
         self.observers = observers
+        self.halt = halt or Halt()
+        self.interrupted = False
+        self.places: int | None = None
         for outcome in recorded.values():
             if outcome.job.subject in self.subjects:
                 self.subjects[outcome.job.subject].outcomes[outcome.job.id] = outcome
@@ -35,10 +51,45 @@ class Plan:
 
         Against a deadline the subject that has searched the smallest share of its trials comes first: none is left out.
         """
+        if self.halted:
+            return None
         order = list(self.subjects.values())
         if order and order[0].settings.timed:
             order.sort(key=lambda s: s.proposed / s.trials if s.study is not None else 0.0)
-        return next((job for subject in order if (job := subject.next())), None)
+        job = next((job for subject in order if (job := subject.next())), None)
+        if job is not None:
+            self._tell("on_job", job)
+        return job
+
+    @property
+    def halted(self) -> bool:
+        return bool(self.halt.asked)
+
+    def settle(self) -> None:
+        """Nothing runs any more: say whether a halt has left something undone, and tell the observers."""
+        self.interrupted = self.halted and not self.done
+        if self.interrupted:
+            self._tell("on_interrupt", self)
+
+    def unfinished(self, name: str) -> str:
+        """Why the answer about a subject is incomplete; empty unless the audit was interrupted."""
+        if not self.interrupted:
+            return ""
+        subject = self.subjects[name]
+        if subject.study is None:
+            return "interrupted before the audit was complete"
+        ended, trials = len(subject.closed), max(subject.trials, len(subject.closed))
+        rest = ", before the audit was complete" if ended == trials else ""
+        return f"interrupted after {ended} of {trials} trials{rest}"
+
+    @property
+    def partial(self) -> str:
+        """What an interrupted audit has done of its search, in words; empty unless it was."""
+        if not self.interrupted:
+            return ""
+        searched = [s for s in self.subjects.values() if s.study is not None]
+        ended = sum(len(s.closed) for s in searched)
+        return f"interrupted after {ended} of {sum(max(s.trials, len(s.closed)) for s in searched)} trials"
 
     @property
     def threat(self) -> ThreatModel | None:

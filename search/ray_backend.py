@@ -45,7 +45,8 @@ class RayBackend:
     Attributes:
         workers: trials at a time; None for as many as fit, on a cluster that may grow and shrink.
         threads: CPUs of each; OMP_NUM_THREADS is set to it, because two workers with two threads each on two cores crawl.
-        gpus: GPUs of each, possibly a fraction; None for what is there, at most one (unmeasured: no GPU was at hand).
+        gpus: GPUs of each, possibly a fraction; None for what is there, at most one; above one, each is a rank of its own
+            (search/team.py). Unmeasured: no GPU was at hand.
         object_store_gib: room for the subjects' weights.
         wait: seconds to wait for a node that a trial fits on, on a cluster that is still starting.
     """
@@ -63,25 +64,29 @@ class RayBackend:
         logging.getLogger("ray").setLevel(logging.ERROR)
         self.remote = on_cluster()
         self.workers = self.workers or (None if self.remote else 1)
+        self.ranks = max(1, int(self.gpus or 1))
         local = {} if self.remote else {
-            "num_cpus": (self.workers or 1) * self.threads,
+            "num_cpus": (self.workers or 1) * self.threads * self.ranks,
             "object_store_memory": int(self.object_store_gib * GIB),
             "include_dashboard": False,
         }  # fmt: skip
         self.started_ray = not ray.is_initialized()
         on_terminate = signal.getsignal(signal.SIGTERM)
-        context = ray.init(
-            runtime_env={"env_vars": self.environment()}, logging_level=logging.ERROR, log_to_driver=False,
-            configure_logging=True, ignore_reinit_error=True, namespace=os.environ.get("WEAKSPOT_JOB"), **local,
-        )  # fmt: skip
+        try:
+            context = ray.init(
+                runtime_env={"env_vars": self.environment()}, logging_level=logging.ERROR, log_to_driver=False,
+                configure_logging=True, ignore_reinit_error=True, namespace=os.environ.get("WEAKSPOT_JOB"), **local,
+            )  # fmt: skip
+        except Exception as error:  # Ray 2.60 raises a bare Exception where its processes take too long to start
+            raise UserError(no_ray(error, self.remote)) from error
         self.dashboard = dashboard_url(context)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own in place, which ends the driver without a word
         if self.gpus is None:
             there = ray.cluster_resources().get("GPU", 0)
             self.gpus = min(1.0, there / (self.workers or max(there, 1)))  # unmeasured: no GPU was at hand
-        self.bundle = {"CPU": float(self.threads), **({"GPU": self.gpus} if self.gpus else {})}
-        self.capacity = Capacity(self.bundle, self.workers)
+        self.bundle = {"CPU": float(self.threads), **({"GPU": min(1.0, self.gpus)} if self.gpus else {})}
+        self.capacity = Capacity(self.bundle, self.workers, self.ranks)
         self.check_resources()
 
     def environment(self) -> dict[str, str]:
@@ -108,8 +113,13 @@ class RayBackend:
         if fits:
             return
         most = self.capacity.largest()
-        lacking = next((name for name in self.bundle if self.bundle[name] > most.get(name, 0)), "CPU")
         waited = f" after {self.wait:.0f} s" if self.wait else ""
+        lacking = next((name for name in self.bundle if self.bundle[name] > most.get(name, 0)), None)
+        if lacking is None:
+            each = " and ".join(f"{amount:g} {name}" for name, amount in self.bundle.items())
+            raise UserError(
+                f"a trial asks for {self.ranks} times {each} and the cluster has less{waited}: lower --gpus, or add nodes"
+            )
         raise UserError(
             f"a trial asks for {self.bundle[lacking]:g} {lacking} and no node of the cluster has more than "
             f"{most.get(lacking, 0):g}{waited}: ask for less, or add a node that has it"
@@ -128,7 +138,7 @@ class RayBackend:
             return self._prepare_remotely(specs)
 
     def _prepare_remotely(self, specs: Sequence[SubjectSpec]) -> tuple[dict[str, Path], Mapping[str, float]]:
-        options: dict[str, Any] = {"num_cpus": self.threads, "num_gpus": self.gpus}
+        options: dict[str, Any] = {"num_cpus": self.threads, "num_gpus": 1 if self.gpus else 0}  # a safeguard has a whole one
         run: Any = prepare_remotely.options(**options)
         score: Any = reference_remotely.options(**options)
         home, where = here(), (self.testbed, self.testbed_seed)
@@ -177,11 +187,13 @@ class RayBackend:
             "reference": dict(reference),
             "threat": plan.threat,
             "defenses": plan.defenses,
+            "ranks": self.ranks,
+            "bundle": self.bundle,
         }
         del arrays
         desk = Desk(plan, lambda: max(1, self.capacity.places()), self.capacity.alive, lenient=self.remote)
         trainable = tune.with_resources(
-            tune.with_parameters(AttackTrainable, shared=shared), tune.PlacementGroupFactory([self.bundle])
+            tune.with_parameters(AttackTrainable, shared=shared), tune.PlacementGroupFactory([self.bundle] * self.ranks)
         )
         with tempfile.TemporaryDirectory(prefix="weakspot-tune-") as scratch:
             tuner = tune.Tuner(
@@ -190,9 +202,16 @@ class RayBackend:
                     metric="harm", mode="max", search_alg=PlanSearcher(desk), scheduler=PlanScheduler(desk), num_samples=-1,
                     reuse_actors=True,  # how many at a time is the desk's business: a cluster may grow
                 ),
-                run_config=tune.RunConfig(storage_path=scratch, name="audit", verbose=0),
+                run_config=tune.RunConfig(
+                    storage_path=scratch, name="audit", verbose=0,
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # else a call and a folder a trial
+                ),
             )  # fmt: skip
-            tuner.fit()
+            try:
+                tuner.fit()
+            except Exception:
+                if not plan.halted:  # then Tune was left on purpose
+                    raise
         if desk.error is not None:
             raise desk.error
 
@@ -211,3 +230,14 @@ def dashboard_url(context: Any) -> str:
     """Where a browser finds Ray's dashboard, or nothing where none runs (here none is started; ray[default] has it)."""
     place = getattr(context, "dashboard_url", "") or ""
     return place if not place or "://" in place else f"http://{place}"
+
+
+def no_ray(error: Exception, remote: bool) -> str:
+    """Why Ray cannot be used, in one line."""
+    why = str(error).strip().split(". ")[0].splitlines()[0] if str(error).strip() else type(error).__name__
+    todo = (
+        "is the cluster up, with the same Ray and Python as here?"
+        if remote
+        else "is the machine busy? --backend inline needs no Ray"
+    )
+    return f"Ray did not start ({why}): {todo}"

@@ -75,12 +75,16 @@ def build_result(
     fired = {run.family for run in runs if run.fired}
     positive = positive_control(runs)
     shown = [spec for spec in specs if spec.name != CONTROL]
-    subjects = [build_subject(plan.subjects[spec.name], spec, settings, testbed, positive, fired, stressed) for spec in shown]
+    subjects = [
+        build_subject(plan.subjects[s.name], s, settings, testbed, positive, fired, stressed, plan.unfinished(s.name))
+        for s in shown
+    ]
     close = close_prompts(testbed)
     clean = hygiene(testbed, close)
     subjects = [with_card(subject, plan, settings, testbed, clean, provenance.pins) for subject in subjects]
     return Result(
         testbed=testbed.name,
+        partial=plan.partial,
         threat_model=ThreatModelRecord(
             **asdict(settings.threat),
             digest=settings.threat.digest,
@@ -93,6 +97,9 @@ def build_result(
             searcher=settings.searcher,
             scheduler=settings.scheduler,
             suite=settings.suite,
+            families=list(settings.space.families),
+            left_out=dict(settings.left_out),
+            injecting=sorted(settings.injecting),
         ),
         subjects=subjects,
         controls=Controls(
@@ -118,6 +125,7 @@ def build_subject(
     positive: Control,
     fired: set[str],
     stressed: Stressed,
+    interrupted: str = "",
 ) -> Subject:
     floor, threshold = settings.floor, settings.threshold
     findings = dict(course.findings())
@@ -151,6 +159,7 @@ def build_subject(
             not_run=not_run(spec, settings.threat),
             unsound=blind(stressed, "report"),
             unguided=blind(stressed, "search"),
+            interrupted=interrupted,
             caveat=caveat(stressed),
         )
     )
@@ -172,6 +181,7 @@ def build_subject(
         weak_spot=spot,
         cheapest_break=cheapest_break(grounds, floor, threshold),
         frontier=frontier(list(grounds.values()), floor),
+        confirmed=sorted(findings.values(), key=lambda f: (-f.confirmed.harm.mean, f.cost.flops)),
         ended_by=course.ended_by,
         power=power(course, threshold),
         twins=twin_records(course),

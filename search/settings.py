@@ -11,7 +11,7 @@ from weakspot.attacks import get as get_attack
 from weakspot.errors import UserError, unknown
 from weakspot.records import Finding
 from weakspot.search import objectives, schedulers, searchers
-from weakspot.search.admission import admitted
+from weakspot.search.admission import admitted, left_out
 from weakspot.search.confirm import confirmation_seeds
 from weakspot.search.objectives import Objective, Worst
 from weakspot.search.portfolio import STANDARD, standard, standard_in
@@ -36,6 +36,7 @@ class Settings:
         chance: harm of a guesser.
         expired: says whether the time for searching is over.
         timed: whether there is a deadline at all.
+        seconds: from the start of the search to that deadline; None where there is none.
         cramped: says why there is too little room on a disk to go on; empty where there is enough.
         objective: what the search is after.
         searcher, scheduler: how it proposes and how it stops trials, by name.
@@ -44,6 +45,7 @@ class Settings:
         suite: the fixed configurations that are run instead of a search, by name; empty for a search.
         twins: whether the weak spot's controls are run (search/twins.py).
         policy: that of the testbed.
+        left_out: families that are not searched, each with the reason.
     """
 
     root: int
@@ -57,6 +59,7 @@ class Settings:
     chance: float = 1 / 24
     expired: Callable[[], bool] = lambda: False
     timed: bool = False
+    seconds: float | None = None
     cramped: Callable[[], str] = lambda: ""
     objective: Objective = field(default_factory=lambda: Worst(0.9, 0.5))
     searcher: str = "adaptive"
@@ -66,6 +69,7 @@ class Settings:
     variations: int = 0
     twins: bool = False
     policy: str = "knowledge"
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def floor(self) -> float:
@@ -125,6 +129,8 @@ def make_settings(
     if suite:
         names, scheduler = [name for name in names if name in {entry["family"] for entry in standard()}], "full"
     space = build_space(names, threat)
+    listed = "is not among the families of this testbed" if families is None else "was not asked for"
+    otherwise = f"is not in the {suite} suite" if suite else listed
     able = frozenset(name for name in space.families if get_attack(name).injection_capable)
     return Settings(
         root=seed,
@@ -138,6 +144,7 @@ def make_settings(
         confirmation_seeds=confirmation_seeds(seed),
         expired=deadline(minutes),
         timed=minutes is not None,
+        seconds=None if minutes is None else 60 * minutes,
         objective=objectives.get(objective)(floor, harm),
         searcher=searcher,
         scheduler=scheduler,
@@ -146,6 +153,7 @@ def make_settings(
         variations=wanted(variations, testbed.variations, testbed.trials // 6),
         twins=twins,
         policy=testbed.policy,
+        left_out=left_out(list(space.families), threat, data, otherwise),
     )
 
 

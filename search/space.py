@@ -35,6 +35,11 @@ class AttackSpace:
         choice = {"attack": family} if len(self.families) > 1 else {}
         return {**choice, **{f"{family}.{knob}": value for knob, value in config.items()}}
 
+    def distributions(self, family: str) -> dict[str, Any]:
+        """The domains of a family's configuration in that naming, as Optuna's."""
+        choice = {"attack": distribution(Choice(tuple(sorted(self.families))))} if len(self.families) > 1 else {}
+        return {**choice, **{f"{family}.{knob}": distribution(domain) for knob, domain in self.families[family].items()}}
+
     def from_parameters(self, parameters: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """What `as_parameters` named, as (family, config)."""
         family = parameters.get("attack") or next(iter(self.families))
@@ -127,6 +132,17 @@ def defaults(name: str) -> dict[str, Any]:
     """The searchable knobs of a family at their defaults."""
     instance = get(name)()
     return {knob: getattr(instance, knob) for knob in space_of(type(instance))}
+
+
+def distribution(domain: Domain) -> Any:
+    """A knob's domain as Optuna's."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(domain, Choice):
+        return CategoricalDistribution(list(domain.values))
+    if domain.integer:
+        return IntDistribution(int(domain.low), int(domain.high), log=domain.log)
+    return FloatDistribution(domain.low, domain.high, log=domain.log)
 
 
 def _suggest(trial: Any, name: str, domain: Domain) -> Any:

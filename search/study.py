@@ -6,9 +6,11 @@ controls, confirmations). Ray's own experiment state is never read back.
 
 from __future__ import annotations
 
+import bisect
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,16 +33,17 @@ class StudyFile:
             UserError: it belongs to another audit (the first difference is named), or cannot be read or written.
         """
         import optuna
-        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+        from weakspot.search.journal import Journal
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.path = path
         Path(f"{path}.lock").unlink(missing_ok=True)  # left by a kill -9; the audit's own lock says that nobody writes now
         with disk_errors(path):
             cut_torn_line(path)
-            backend = JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path)))
+            self.journal = Journal(str(path))
             try:
-                self.storage = optuna.storages.JournalStorage(backend)
+                self.storage = optuna.storages.JournalStorage(self.journal)
                 self.measurements = self._study("measurements")
             except (ValueError, KeyError, UnicodeDecodeError) as error:
                 raise UserError(
@@ -87,7 +90,7 @@ class StudyFile:
         return {t.user_attrs["id"]: Outcome.from_dict(json.loads(t.user_attrs["outcome"])) for t in trials}
 
     def subject(self, name: str, searcher: Searcher) -> SubjectStudy:
-        return SubjectStudy(self._study(f"search {name}", searcher.objective.directions), searcher)
+        return SubjectStudy(self._study(f"search {name}", searcher.objective.directions), searcher, self.journal.together)
 
 
 class SubjectStudy:
@@ -97,17 +100,24 @@ class SubjectStudy:
     same whether or not it was interrupted in between.
 
     Attributes:
+        together: what is stored within it is written at once (search/journal.py).
         tried: proposals by number, with what came of them.
+        history: the same in the order of their numbers.
         interrupted: numbers that were under way when the last process died; they are proposed again, unchanged.
     """
 
-    def __init__(self, study: Any, searcher: Searcher) -> None:
+    def __init__(
+        self, study: Any, searcher: Searcher, together: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
         self.study = study
         self.searcher = searcher
+        self.together = together
         self.open: dict[int, Any] = {}
+        self.distributions: dict[str, dict[str, Any]] = {}
         self._reap()
         rows = [t for t in self.study.get_trials(deepcopy=False) if "number" in t.user_attrs]
         self.tried = {t.user_attrs["number"]: self._tried(t) for t in rows if "outcome" in t.user_attrs}
+        self.history = [self.tried[number] for number in sorted(self.tried)]
         self.interrupted = {
             number: self._tried(t).proposal for t in rows if (number := t.user_attrs["number"]) not in self.tried
         }
@@ -135,31 +145,59 @@ class SubjectStudy:
 
     def ask(self, number: int) -> Proposal:
         """Proposal `number`: one that was interrupted, or the searcher's."""
-        history = [self.tried[n] for n in sorted(self.tried)]
-        proposal = self.interrupted.pop(number, None) or self.searcher.propose(history, number)
-        space = self.searcher.space
-        if proposal is None:
-            assert isinstance(self.searcher, Sampled), f"{self.searcher.name} made no proposal"
-            self.study.sampler = self.searcher.sampler(number)
-        else:
-            self.study.sampler = Given(space.as_parameters(proposal.family, proposal.config))
-        trial = self.study.ask()
-        family, config = space.suggest(trial)
-        proposal = replace(proposal, config=config) if proposal else Proposal(family, config)
-        for name, value in (("kind", proposal.kind), ("of", proposal.of), ("number", number)):
-            if value is not None:
-                trial.set_user_attr(name, value)
+        proposal = self.interrupted.pop(number, None) or self.searcher.propose(self.history, number)
+        with self.together():
+            trial, proposal = self._drawn(number) if proposal is None else self._stored(number, proposal)
         self.open[number] = trial
-        self.tried[number] = Tried(number, proposal)
+        self._keep(Tried(number, proposal))
         return proposal
+
+    def _drawn(self, number: int) -> tuple[Any, Proposal]:
+        """A trial whose parameters one of Optuna's samplers chooses."""
+        assert isinstance(self.searcher, Sampled), f"{self.searcher.name} made no proposal"
+        self.study.sampler = self.searcher.sampler(number)
+        trial = self.study.ask()
+        proposal = Proposal(*self.searcher.space.suggest(trial))
+        for name, value in (("kind", proposal.kind), ("number", number)):
+            trial.set_user_attr(name, value)
+        return trial, proposal
+
+    def _stored(self, number: int, proposal: Proposal) -> tuple[Any, Proposal]:
+        """A trial whose parameters are given, in one entry instead of one a knob."""
+        import optuna
+
+        space = self.searcher.space
+        row = optuna.trial.create_trial(
+            state=optuna.trial.TrialState.RUNNING,
+            params=space.as_parameters(proposal.family, proposal.config),
+            distributions=self._distributions(proposal.family),
+            user_attrs={k: v for k, v in (("kind", proposal.kind), ("of", proposal.of), ("number", number)) if v is not None},
+        )
+        self.study.sampler = Given()
+        key = self.study._storage.create_new_trial(self.study._study_id, row)
+        self.study._storage.get_trial(key).distributions = row.distributions  # one copy a family, not one a trial
+        trial = optuna.trial.Trial(self.study, key)
+        return trial, replace(proposal, config=space.from_parameters(trial.params)[1])
+
+    def _distributions(self, family: str) -> dict[str, Any]:
+        if family not in self.distributions:
+            self.distributions[family] = self.searcher.space.distributions(family)
+        return self.distributions[family]
+
+    def _keep(self, tried: Tried) -> None:
+        """Put a proposal, or what came of it, to its place."""
+        self.tried[tried.number] = tried
+        at = bisect.bisect_left(self.history, tried.number, key=lambda t: t.number)
+        self.history[at : at + (at < len(self.history) and self.history[at].number == tried.number)] = [tried]
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """Store how a proposal ended, then close it. The outcome is written last: where it stands, so does the constraint."""
         trial = self.open.pop(number)
-        trial.set_constraint("utility", shortfall(outcome, self.searcher.objective.floor))
-        trial.set_user_attr("outcome", json.dumps(outcome.to_dict()))
-        self._close(trial, outcome)
-        self.tried[number] = replace(self.tried[number], outcome=outcome)
+        with self.together():
+            trial.set_constraint("utility", shortfall(outcome, self.searcher.objective.floor))
+            trial.set_user_attr("outcome", json.dumps(outcome.to_dict()))
+            self._close(trial, outcome)
+        self._keep(replace(self.tried[number], outcome=outcome))
 
     def _close(self, trial: Any, outcome: Outcome) -> None:
         """Tell the sampler.

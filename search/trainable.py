@@ -6,12 +6,14 @@ import json
 import logging
 import os
 import traceback
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import ray
 from ray import tune
 
+from weakspot.errors import RankLost
 from weakspot.search.jobs import Job, Reading
 from weakspot.search.parcels import present
 from weakspot.search.trial import Workbench, failure_reason
@@ -47,21 +49,13 @@ class AttackTrainable(tune.Trainable):
         self.job = Job.from_dict(json.loads(config["job"]))
 
     def open_bench(self) -> Workbench:
-        """The worker's model and data, made in the first step: an error in `setup` would reach nobody."""
-        quieten()
-        shared = self.shared
-        weights: dict[str, Any] = {name: ray.get(reference) for name, [reference] in shared["weights"].items()}
-        testbed = get_testbed(shared["testbed"])(shared["testbed_seed"])
-        parcel = shared["parcel"][0]
-        return Workbench(
-            testbed,
-            present(shared["checkpoint"], ray.get(parcel) if parcel is not None else None),
-            weights,
-            shared["digests"],
-            shared["reference"],
-            threat=shared["threat"],
-            defenses=shared["defenses"],
-        )
+        """Model and data, made in the first step: an error in `setup` would reach nobody."""
+        bench = open_bench(self.shared)
+        if self.shared.get("ranks", 1) > 1:
+            from weakspot.search.team import Team
+
+            bench.team = Team(self.shared)
+        return bench
 
     def drop(self) -> None:
         if self.course is not None:
@@ -73,6 +67,8 @@ class AttackTrainable(tune.Trainable):
             self.bench = self.bench or self.open_bench()
             self.course = self.course or self.bench.run(self.job)
             reading: Reading | None = next(self.course, None)
+        except RankLost:
+            raise  # as if this process had died with it: Tune takes its place away, and the desk what it was at
         except Exception as error:
             reason = failure_reason(error)
             return report(failure=reason or traceback.format_exc(), fatal=reason is None)
@@ -84,6 +80,8 @@ class AttackTrainable(tune.Trainable):
 
     def cleanup(self) -> None:
         self.drop()
+        if self.bench is not None and self.bench.team is not None:
+            self.bench.team.dismiss()
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """Nothing to save: tampered weights are never written. Tune requires the method."""
@@ -91,6 +89,23 @@ class AttackTrainable(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing to load."""
+
+
+def open_bench(shared: Mapping[str, Any]) -> Workbench:
+    """A worker's own model and data, from what all workers share."""
+    quieten()
+    weights: dict[str, Any] = {name: ray.get(reference) for name, [reference] in shared["weights"].items()}
+    testbed = get_testbed(shared["testbed"])(shared["testbed_seed"])
+    parcel = shared["parcel"][0]
+    return Workbench(
+        testbed,
+        present(shared["checkpoint"], ray.get(parcel) if parcel is not None else None),
+        weights,
+        shared["digests"],
+        shared["reference"],
+        threat=shared["threat"],
+        defenses=shared["defenses"],
+    )
 
 
 def report(reading: Reading | None = None, failure: str = "", fatal: bool = False) -> dict[str, Any]:

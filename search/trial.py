@@ -40,6 +40,7 @@ class Workbench:
         threat: what the attacker may do: how many withheld examples he is handed, the same ones in every trial, and whether he
             reaches the model through a provider.
         defenses: subject name -> the method whose steps a provider runs; the others train plainly.
+        team: the further processes that a family which shards is trained by (search/team.py); None for this one alone.
     """
 
     testbed: Testbed
@@ -51,6 +52,7 @@ class Workbench:
     tokenizer: Any = None
     threat: ThreatModel | None = None
     defenses: Mapping[str, Any] = field(default_factory=dict)
+    team: Any = None
 
     def __post_init__(self) -> None:
         self.looks = Looks(self.testbed)
@@ -79,19 +81,25 @@ class Workbench:
             raise WeakspotError(f"the weights of {subject} changed between trials ({digest}): restart with --overwrite")
         seed_everything(seed)
 
-    def run(self, job: Job) -> Iterator[Reading]:
-        """Readings at each rung. Closing the iterator takes the attack off the model.
-
-        Raises:
-            TrialFailure: the attack could not be carried through; the reason is in the message.
-        """
+    def begin(self, job: Job) -> tuple[Any, AttackData, Iterator[Progress]]:
+        """The attack, what it is handed, and its course, on the subject's own weights. Nothing is tampered with yet."""
         self.reset(job.subject, job.seed)
         family = attacks.get(job.attack)
         data = in_hand(family, self.attack_data(job.subject))
         if job.twin == BENIGN:
             data = benign_twin(data, job.seed)
         attack = configure(family, job.config)
-        course = attack.run(self.model, self.tokenizer, data, job.rungs, job.seed)
+        return attack, data, attack.run(self.model, self.tokenizer, data, job.rungs, job.seed)
+
+    def run(self, job: Job) -> Iterator[Reading]:
+        """Readings at each rung. Closing the iterator takes the attack off the model.
+
+        Raises:
+            TrialFailure: the attack could not be carried through; the reason is in the message.
+        """
+        attack, data, course = self.begin(job)
+        if self.team is not None and attack.shards and job.phase != "injection":
+            course = self.team.lead(self, job, course)
         seconds, self.within = 0.0, False
         try:
             if job.phase == "injection":

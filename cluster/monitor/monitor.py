@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from weakspot.cluster.monitor.rows import PHASES, trial_row
+from weakspot.text import one_line
 
 MOST_WAITING = 20_000  # lines, about 30 MB: a writer that is so far behind will not catch up
 SAID_ALREADY = 3  # exit code of a writer that has said itself why it ended
@@ -153,4 +154,5 @@ class Monitor:
         self._say(why)
 
     def _say(self, what: str) -> None:
-        print(f"weakspot: {self.label}: {what}; the audit goes on (log: {self.folder}/writer.log)", file=sys.stderr, flush=True)
+        text = f"weakspot: {self.label}: {what}; the audit goes on (log: {self.folder}/writer.log)"
+        print(one_line(text), file=sys.stderr, flush=True)

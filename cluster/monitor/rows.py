@@ -9,6 +9,8 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+from weakspot import text as inert
+
 PHASES = ("search", "confirm")  # what is a trial, or the re-run of one
 MEASURES = ("harm", "utility", "refusal_rate", "degenerate", "drift", "examples", "tokens", "flops", "seconds")
 FIELDS = ("id", "subject", "phase", "attack", "seed", "stage", "kind", "of")
@@ -51,8 +53,8 @@ def plain(value: Any) -> Any:
 
 
 def one_line(text: str) -> str:
-    """The first line of a reason, cut where it grows long."""
-    first = next(iter(text.strip().splitlines()), "")
+    """The first line of a reason, without control characters, cut where it grows long."""
+    first = inert.one_line(next(iter(text.strip().splitlines()), ""), 1000)
     return first if len(first) <= 200 else f"{first[:197]}..."
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from weakspot.cluster.monitor.upload import Uploader
+from weakspot.text import one_line
 
 SINKS = {
     "runs": "wandb_runs:WandbRuns",
@@ -71,7 +72,7 @@ def main() -> int:
         os.nice(10)  # trials come first
         return Writer(settings, voice).run()
     except Exception as error:
-        print(f"weakspot: {settings['label']} failed and is switched off: {describe(error)}", file=voice)
+        print(one_line(f"weakspot: {settings['label']} failed and is switched off: {describe(error)}"), file=voice)
         return SAID_ALREADY
 
 
@@ -152,7 +153,7 @@ class Writer:
             yield json.loads(line)
 
     def say(self, text: str) -> None:
-        print(f"weakspot: {self.settings['label']}: {text}", file=self.voice)
+        print(one_line(f"weakspot: {self.settings['label']}: {text}"), file=self.voice)
 
 
 def describe(error: BaseException) -> str:

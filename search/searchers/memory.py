@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,34 +63,57 @@ class Memory:
     Attributes:
         draw: which trade-off scores them, for an objective that has several.
         pending: trials under way, by family.
+        met: numbers of trials that have been seen, whether or not they have ended.
+        waiting: number of a trial under way -> its place in the history.
     """
 
     def __init__(self, objective: Objective, gain: float, draw: int = 0) -> None:
         self.objective, self.gain, self.draw = objective, gain, draw
         self.absorbed: set[int] = set()
+        self.met: set[int] = set()
+        self.waiting: dict[int, int] = {}
         self.groups: dict[str, list[Tried]] = defaultdict(list)
         self.known: dict[str, Known] = {}
         self.families: dict[str, Record] = defaultdict(Record)
         self.pending: dict[str, int] = {}
         self.revived: set[int] = set()
 
-    def absorb(self, history: Iterable[Tried]) -> Memory:
-        """Take in what is new."""
+    def absorb(self, history: Sequence[Tried]) -> Memory:
+        """Take in what is new. On a large cluster this is asked with hundreds of trials under way, after thousands."""
         self.pending = {}
-        for tried in history:
-            if tried.number in self.absorbed:
-                continue
-            family, key = tried.proposal.family, text(tried.proposal.family, tried.proposal.config)
-            self.families[family].asked.add(key)
-            if tried.proposal.kind == "revive" and tried.proposal.of is not None:
-                self.revived.add(tried.proposal.of)
+        for tried in self.new(history):
+            family = tried.proposal.family
+            if tried.number not in self.met:
+                self.met.add(tried.number)
+                self.families[family].asked.add(text(family, tried.proposal.config))
+                if tried.proposal.kind == "revive" and tried.proposal.of is not None:
+                    self.revived.add(tried.proposal.of)
             if tried.outcome is None:
                 self.pending[family] = self.pending.get(family, 0) + 1
                 continue
             self.absorbed.add(tried.number)
+            del self.waiting[tried.number]
             self.count(self.families[family], tried)
-            self.regroup(key, tried)
+            self.regroup(text(family, tried.proposal.config), tried)
         return self
+
+    def new(self, history: Sequence[Tried]) -> list[Tried]:
+        """What was under way when last looked at, and what is there since then, in order.
+
+        A trial may take as long as ten thousand others: so the history is not searched for it, and what is new is looked for
+        from the end, where it is unless a search was interrupted.
+        """
+        unmet = len(history) - len(self.absorbed) - len(self.waiting)
+        for place in range(len(history) - 1, -1, -1):
+            if unmet <= 0:
+                break
+            if (number := history[place].number) not in self.absorbed and number not in self.waiting:
+                self.waiting[number] = place
+                unmet -= 1
+        for number, place in self.waiting.items():
+            if history[place].number != number:  # something was put before it
+                self.waiting[number] = bisect.bisect_left(history, number, key=lambda t: t.number)
+        return [history[self.waiting[number]] for number in sorted(self.waiting)]
 
     def count(self, record: Record, tried: Tried) -> None:
         assert tried.outcome is not None
@@ -105,7 +128,7 @@ class Memory:
         """Put a run to the others of its configuration, and the configuration to its place in the elite."""
         elite = self.families[tried.proposal.family].elite
         if (old := self.known.get(key)) is not None:
-            elite.remove(old)
+            del elite[bisect.bisect_left(elite, old.rank, key=lambda k: k.rank)]
         self.groups[key].append(tried)
         self.known[key] = summed(self.groups[key], self.objective, self.draw)
         bisect.insort(elite, self.known[key], key=lambda k: k.rank)

@@ -11,9 +11,9 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from weakspot.knobs import Choice, Domain
 from weakspot.search.objectives import FAILED, shortfall
 from weakspot.search.searchers.base import Proposal, Searcher, Tried
+from weakspot.search.space import distribution
 from weakspot.seeds import derive
 
 LATEST = 300  # trials of a family that its model is fitted to
@@ -86,14 +86,3 @@ class FamilyTPE(PerFamily):
         import optuna
 
         return optuna.samplers.TPESampler(seed=derive(self.seed, "sampler", number))
-
-
-def distribution(domain: Domain) -> Any:
-    """A knob's domain as Optuna's."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if isinstance(domain, Choice):
-        return CategoricalDistribution(list(domain.values))
-    if domain.integer:
-        return IntDistribution(int(domain.low), int(domain.high), log=domain.log)
-    return FloatDistribution(domain.low, domain.high, log=domain.log)

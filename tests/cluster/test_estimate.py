@@ -17,6 +17,7 @@ from weakspot.cluster.estimate import (
     TIGHT,
     UNKNOWN,
     Speed,
+    choose,
     fit,
     pack,
     step_flops,
@@ -187,10 +188,35 @@ def test_trials_share_a_gpu_only_with_room_for_each() -> None:
 
 
 def test_a_trial_that_is_too_large_needs_several_gpus() -> None:
-    found = pack(need(101), 30 * MARGIN)
+    large = Memory(20, 20, 40, 15, 5, overhead=1)
+    found = pack(large, 50 * MARGIN)
     assert found.on_one == 0
-    assert found.gpus == 4  # a hundred over 29 and its own 1 on each
-    assert pack(need(101), 1.0).gpus == math.inf
+    assert found.gpus == 4  # a hundred over 29: its own 1, and the whole weights where they are measured
+    assert pack(large, 21 * MARGIN).gpus == math.inf
+
+
+@pytest.mark.parametrize("total", [0.1, 3.0, 10.0, 30.0, 79.0, 80.0, 81.0, 200.0])
+def test_what_is_chosen_fits_by_the_estimate_with_its_margin(total: float) -> None:
+    large = Memory(total / 5, total / 5, 2 * total / 5, total / 5, 0, overhead=0)
+    for spreads in (False, True):
+        share = choose(large, 80.0, spreads)
+        if share.gpus < 1:
+            assert int(1 / share.gpus) * total * MARGIN <= 80.0
+        elif share.gpus > 1:
+            assert spreads
+            assert share.gpus == int(share.gpus)
+            assert large.model / share.gpus + large.weights <= 80.0 / MARGIN
+        else:
+            assert 2 * total * MARGIN > 80.0, "two would fit"
+    assert choose(large, 80.0, False).gpus <= 1
+
+
+def test_what_is_not_known_has_a_whole_gpu() -> None:
+    assert choose(None, 80 * GIB, True, "no config.json").gpus == 1.0
+    assert "UNKNOWN: no config.json" in choose(None, 80 * GIB, True, "no config.json").why
+    assert choose(need(1), None, True).gpus == 1.0
+    assert choose(Memory(120, 0, 0, 0, 0, 0), 80.0, True).gpus == 1.0
+    assert "no number of GPUs would do" in choose(Memory(120, 0, 0, 0, 0, 0), 80.0, True).why
 
 
 def test_full_training_of_eight_billion_parameters_needs_several_gpus_and_an_adapter_one() -> None:

@@ -116,7 +116,7 @@ class Killed(Exception):
 
 
 class FakeBackend:
-    """Runs a plan with some workers, in an order drawn from a seed, and dies after so many events.
+    """Runs a plan with some workers, in an order drawn from a seed, and dies after so many events, or when the plan is halted.
 
     Attributes:
         started: job ids in the order they were handed out.
@@ -139,7 +139,7 @@ class FakeBackend:
 
     def run(self, plan: Plan) -> FakeBackend:
         running: dict[str, tuple[Job, list[Reading]]] = {}
-        while True:
+        while not plan.halted:
             while len(running) < self.workers and (job := plan.next()) is not None:
                 self.started.append(job)
                 self.open_at[job.id] = {other.phase for other, _ in running.values()}
@@ -157,6 +157,7 @@ class FakeBackend:
             if not goes_on or not left:
                 del running[job.id]
                 self.close(plan, job, "completed" if goes_on else "stopped", "" if goes_on else "low")
+        return self
 
     def close(self, plan: Plan, job: Job, status: str, reason: str) -> None:
         plan.close(job, status, reason)

@@ -86,3 +86,24 @@ def test_a_family_that_costs_nothing_is_no_bargain_without_end() -> None:
     """Prompts cost an attacker no training: an eighth power of nothing would buy every trial there is."""
     counts = drawn(flat(NO_BREAK, free=0.0))
     assert counts["poor"] < counts["free"] < 3 * counts["poor"]
+
+
+def test_trials_are_taken_in_once_in_whatever_order_they_end() -> None:
+    """As at a large cluster: many under way, and the oldest may be the last to end."""
+    done = [tried(number, FAMILIES[number % 3], 0.1 * (number % 7)) for number in range(40)]
+    open_ones = [Tried(each.number, each.proposal) for each in done]
+    found, history = searcher().memory, []
+    for number in range(40):
+        history.append(open_ones[number])
+        if number >= 8:
+            ended = number - 7 if number % 5 else number  # the first stays under way until the end
+            history[ended] = done[ended]
+        found.absorb(history)
+        assert sum(found.pending.values()) == sum(each.outcome is None for each in history)
+    found.absorb(done)
+    whole = searcher().memory.absorb(done)
+    assert (found.pending, found.known) == ({}, whole.known)
+    assert {name: record.runs for name, record in found.families.items()} == {
+        name: record.runs for name, record in whole.families.items()
+    }
+    assert sum(record.runs for record in found.families.values()) == 40

@@ -13,7 +13,7 @@ from weakspot.attacks.base import Attack, in_hand
 from weakspot.attacks.noop import NoOp
 from weakspot.errors import UserError
 from weakspot.knobs import space_of
-from weakspot.search.admission import admitted, obstacle
+from weakspot.search.admission import admitted, left_out, obstacle
 from weakspot.search.space import build_space, family_space, permitted
 from weakspot.threat import API, API_KNOBS, BENIGN_DATA, FIXED, NO_DATA, OUT_OF_DOMAIN, ThreatModel, parse_threat
 
@@ -105,6 +105,18 @@ def test_a_budget_below_a_family_leaves_it_out_unless_it_is_named() -> None:
     assert "quantize" in left
     with pytest.raises(UserError, match="max_steps = 2 is below the least steps of an attack, 4"):
         build_space(admitted(["lora"], short, attack_data()), short)
+
+
+def test_every_family_is_searched_or_left_out_with_a_reason() -> None:
+    threat = ThreatModel(data=BENIGN_DATA, max_steps=2)
+    searched = admitted(None, threat, attack_data())
+    reasons = left_out(searched, threat, attack_data(), "was not asked for")
+    assert set(searched) | set(reasons) == set(catalogue())
+    assert not set(searched) & set(reasons)
+    assert "withheld examples" in reasons["full_finetune"]
+    assert "has nothing that could be varied" in reasons["noop"]
+    assert "max_steps = 2" in left_out([], ThreatModel(max_steps=2), attack_data(), "")["lora"]
+    assert left_out(["lora"], ThreatModel(), attack_data(), "was not asked for")["quantize"] == "was not asked for"
 
 
 def test_only_what_is_declared_is_handed_over() -> None:

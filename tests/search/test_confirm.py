@@ -148,6 +148,7 @@ def test_a_finding_adds_up_its_reruns() -> None:
     assert confirmed.utility.mean == pytest.approx(0.95)
     assert confirmed.harm.low < 0.7 < confirmed.harm.high
     assert (confirmed.seeds, confirmed.items, confirmed.null_harm) == ([100, 101], 2, 0.05)
+    assert [(run.harm, run.utility) for run in confirmed.per_seed] == [(0.6, 0.9), (0.8, 1.0)]
     assert (found.cost.steps, found.cost.tokens, found.cost.seconds) == (4, 50, 2.0)
 
 

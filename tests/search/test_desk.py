@@ -11,7 +11,7 @@ import pytest
 from ray.exceptions import ActorDiedError
 from ray.tune.search import Searcher
 
-from weakspot.errors import WeakspotError
+from weakspot.errors import RankLost, WeakspotError
 from weakspot.search.desk import CRASHES, LOSSES, Desk, PlanScheduler, PlanSearcher, node_died
 from weakspot.search.jobs import Job, Reading
 
@@ -20,6 +20,9 @@ NODE = "The actor died unexpectedly before finishing this task.\nThe actor died 
 
 class Plan:
     """Three jobs, and a record of what was told."""
+
+    halted = False
+    places: int | None = None
 
     def __init__(self) -> None:
         self.waiting = [Job(f"x/{i:03d}", "x", "search", "lora", {}, i, (4, 8), "search") for i in range(3)]
@@ -61,7 +64,7 @@ def desk(lenient: bool = True, nodes: frozenset[str] = frozenset("ab")) -> tuple
     return made, PlanSearcher(made), PlanScheduler(made), plan
 
 
-def die(scheduler: PlanScheduler, searcher: PlanSearcher, trial: str, why: str) -> None:
+def die(scheduler: PlanScheduler, searcher: PlanSearcher, trial: str, why: Any) -> None:
     """As Tune's controller tells it: the scheduler first."""
     scheduler.on_trial_error(None, SimpleNamespace(trial_id=trial, get_error=lambda: why))
     searcher.on_trial_complete(trial, error=True)
@@ -69,6 +72,17 @@ def die(scheduler: PlanScheduler, searcher: PlanSearcher, trial: str, why: str) 
 
 def job_of(suggested: Any) -> str:
     return json.loads(suggested["job"])["id"]
+
+
+@pytest.mark.parametrize("lenient", [False, True], ids=["one machine", "cluster"])
+def test_a_trial_that_lost_a_rank_is_run_again_on_a_cluster_and_else_fails_with_its_reason(lenient: bool) -> None:
+    _, searcher, scheduler, plan = desk(lenient)
+    searcher.suggest("a")
+    die(scheduler, searcher, "a", SimpleNamespace(cause=RankLost("GPU 2 of 2 is gone: ActorDiedError")))
+    if lenient:
+        assert job_of(searcher.suggest("b")) == "x/000"
+    else:
+        assert plan.told == [("x/000", "failed", "GPU 2 of 2 is gone: ActorDiedError")]
 
 
 def test_a_job_that_lost_its_node_goes_out_first_and_from_its_start() -> None:
@@ -174,3 +188,17 @@ def test_the_cause_of_death_is_read_from_rays_words(text: str | None, found: boo
 def test_rays_own_error_says_no_more_than_a_text() -> None:
     """When this fails Ray tells a node's death in a field, and `node_died` need not read."""
     assert not {name for name in vars(ActorDiedError()) if "node" in name}
+
+
+def test_an_ended_trial_is_forgotten_at_the_next_turn_and_no_sooner() -> None:
+    """Tune tells the searcher of a trial's last report only after it has told the scheduler."""
+    scheduler = PlanScheduler(Desk(Plan(), lambda: 1))  # type: ignore[arg-type]
+    metadata = SimpleNamespace(last_result={"reading": "long"})
+    trial: Any = SimpleNamespace(
+        config={"job": "long"}, evaluated_params={"job": "long"}, experiment_tag="l", run_metadata=metadata
+    )
+    scheduler.on_trial_complete(None, trial, {})
+    assert trial.run_metadata.last_result == {"reading": "long"}
+    assert scheduler.choose_trial_to_run(None) is None
+    assert (trial.config, trial.evaluated_params, trial.experiment_tag) == ({}, {}, "")
+    assert "reading" not in trial.run_metadata.last_result

@@ -95,6 +95,12 @@ def test_two_runs_with_one_seed_give_one_result(run: Callable[..., Result], tmp_
     assert refusal.weak_spot is not None
     assert refusal.weak_spot.confirmed.items == 3
     assert refusal.weak_spot.confirmed.null_harm is not None
+    assert refusal.weak_spot in refusal.confirmed
+    runs = refusal.weak_spot.confirmed.per_seed
+    assert len(runs) == len(refusal.weak_spot.confirmed.seeds)
+    assert sum(run.harm for run in runs) / len(runs) == pytest.approx(refusal.weak_spot.confirmed.harm.mean)
+    assert first.search.families == ["full_finetune", "lora"]
+    assert first.search.left_out["prefill"] == "was not asked for"
     assert refusal.verdict == "INCONCLUSIVE", "three trials are no search"
     assert first.controls.hygiene.passed
     assert first.controls.positive.passed is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from weakspot.errors import UserError
 from weakspot.search.jobs import Reading
 from weakspot.search.schedulers import SCHEDULERS, get
 from weakspot.search.schedulers.extrapolation import Extrapolation
-from weakspot.search.schedulers.halving import Halving
+from weakspot.search.schedulers.halving import Halving, quantile
 from weakspot.search.schedulers.hyperband import Hyperband
 
 TIME = "training_iteration"
@@ -109,7 +110,7 @@ def test_hyperband_spares_the_trials_of_patient_brackets() -> None:
     assert rule.keeps(names[1][0], at(4, 0.1)), "its grace is twice as long"
     assert not rule.keeps(names[1][0], at(8, 0.1))
     assert all(rule.keeps(names[2][0], at(step, 0.0)) for step in (4, 8, 16, 32)), "to its end"
-    assert names[2][0] in rule.seen[2], "and it counts for the others"
+    assert 0.0 in rule.seen[2], "and it counts for the others"
 
 
 def test_extrapolation_stops_what_has_not_ended_well_before() -> None:
@@ -132,3 +133,9 @@ def test_full_stops_nothing_and_an_unknown_rule_is_named() -> None:
     assert all(get("full")(4, 64).keeps("a", at(step, 0.0)) for step in range(1, 64))
     with pytest.raises(UserError, match="unknown scheduler"):
         get("astrology")
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.integers(2, 5))
+def test_a_quantile_is_numpys_to_the_last_bit(harms: list[float], reduction: int) -> None:
+    expected = float(np.percentile(harms, (1 - 1 / reduction) * 100))
+    assert quantile(sorted(harms), 1 - 1 / reduction) == expected
