@@ -18,10 +18,13 @@ from weakspot.report.tables import (
     threat_table,
     twins_table,
 )
-from weakspot.report.words import audit_title, claim_note, headline, made_with, one_line, trial_counts, warnings_of
+from weakspot.report.words import audit_title, claim_note, headline, made_with, trial_counts, warnings_of
+from weakspot.text import log_text, one_line
 
 # What opens nothing stays bare, because the file is read as plain text too: 'random\_answer' and '\[0.70, 0.85\]' read badly.
 MARKUP = re.compile(r"[\\`*<>|~&$]|\](?=[(\[:])|(?<![^\W_])_|:(?=//)|(?<=www)\.", re.IGNORECASE)
+
+LONGEST_CODE = 20_000  # characters of a command: a long one is meant to be run, so that it is cut late
 
 
 def to_markdown(result: Result) -> str:
@@ -53,7 +56,8 @@ def escape(text: str) -> str:
 
 
 def fenced(text: str) -> str:
-    """A block of code whose fence is longer than any row of backticks inside."""
+    """A block of code whose fence is longer than any row of backticks inside, without what would steer a terminal."""
+    text = log_text(text[:LONGEST_CODE]) + f"\n# [cut: {len(text):,} characters]" * (len(text) > LONGEST_CODE)
     longest = max((len(row) for row in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}sh\n{text.strip()}\n{fence}"

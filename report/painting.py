@@ -61,23 +61,30 @@ def style_cost_axis(axes: Axes, lowest: float, highest: float) -> float:
     return zero
 
 
-def family_looks(families: Sequence[str]) -> dict[str, Look]:
-    """The same colour and marker for a family in every panel."""
-    return {family: look(index) for index, family in enumerate(families)}
+OTHER = Look(FAINT, ".", "-")  # of the families that have no colour of their own
+
+
+def family_looks(families: Sequence[str], named: Sequence[str]) -> dict[str, Look]:
+    """The same colour and marker for a family in every panel; those that are not named share one, and lie below."""
+    others = {family: OTHER for family in families if family not in named}
+    return others | {family: look(index) for index, family in enumerate(named)}
 
 
 def paint_lines(axes: Axes, curves: Sequence[Curve], looks: dict[str, Look], x: Callable[[Point], float]) -> None:
-    """Each trial's course as a thin line."""
+    """Each trial's course as a thin line; those of a colour are one path with gaps, which is drawn faster."""
+    courses: dict[str, list[tuple[float, float]]] = {}
     for curve in curves:
         if len(curve.points) > 1:
-            harms = [point.harm for point in curve.points]
-            axes.plot([x(p) for p in curve.points], harms, color=looks[curve.attack].colour, linewidth=0.7, alpha=0.3)
+            course = courses.setdefault(looks[curve.attack].colour, [])
+            course += [*((x(point), point.harm) for point in curve.points), (math.nan, math.nan)]
+    for colour, course in courses.items():
+        axes.plot([place for place, _ in course], [harm for _, harm in course], color=colour, linewidth=0.7, alpha=0.3)
 
 
 def paint_dots(axes: Axes, curves: Sequence[Curve], looks: dict[str, Look], x: Callable[[Point], float]) -> None:
     """Each measurement as a dot: filled where it is feasible, hollow where not."""
-    for family, style in looks.items():
-        points = [point for curve in curves if curve.attack == family for point in curve.points]
+    for style in dict.fromkeys(looks.values()):
+        points = [point for curve in curves if looks[curve.attack] == style for point in curve.points]
         for feasible in (False, True):
             chosen = [point for point in points if point.feasible is feasible]
             axes.plot(
@@ -111,12 +118,17 @@ def paint_signs(axes: Axes, marks: Sequence[Highlight], x: Callable[[Highlight],
         axes.plot([x(mark)], [mark.harm.mean], **_sign(mark.kind), zorder=6, clip_on=False)
 
 
-def attack_legend(name: str, families: Sequence[str], kinds: Sequence[Kind]) -> list[tuple[str, str]]:
-    """Samples and their words: the families, the hollow dot, and the signs that occur."""
+def attack_legend(name: str, families: Sequence[str], named: Sequence[str], kinds: Sequence[Kind]) -> list[tuple[str, str]]:
+    """Samples and their words: the named families, the others together, the hollow dot, and the signs that occur."""
+    looks = family_looks(families, named)
+    words = {family: family for family in named}
+    if others := len(looks) - len(named):
+        words[""] = f"{others} other families"
     entries = []
-    for index, (family, style) in enumerate(family_looks(families).items()):
+    for index, (family, text) in enumerate(words.items()):
+        style = looks.get(family, OTHER)
         sample = draw_swatch(f"{name}-family-{index}", marker=style.marker, markersize=6, color=style.colour, linewidth=0.9)
-        entries.append((sample, family))
+        entries.append((sample, text))
     hollow = draw_swatch(f"{name}-hollow", marker="o", markersize=6, color=FAINT, markerfacecolor="none", linestyle="none")
     entries.append((hollow, "hollow: not feasible"))
     entries += [(draw_swatch(f"{name}-sign-{kind}", **_sign(kind)), SIGN_WORDS[kind]) for kind in SIGNS if kind in kinds]

@@ -64,13 +64,19 @@ def groups(trials: Sequence[TrialRecord]) -> dict[str, list[TrialRecord]]:
     return found
 
 
+def is_number(value: Any) -> bool:
+    """Whether a knob's value lies on a scale. A truth value does not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def axis(name: str, values: Sequence[Any]) -> Axis | None:
     """Where each value lies; None where a knob was the same in all trials. Words lie in their order."""
     if len({str(value) for value in values}) < 2:
         return None
-    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+    if not all(is_number(value) for value in values):
         words = sorted({str(value) for value in values})
-        return Axis(name, tuple(words.index(str(value)) / (len(words) - 1) for value in values), (words[0], words[-1]))
+        numbers = {word: number / (len(words) - 1) for number, word in enumerate(words)}
+        return Axis(name, tuple(numbers[str(value)] for value in values), (words[0], words[-1]))
     low, high = min(values), max(values)
     logarithmic = low > 0 and high >= 100 * low
     scale = math.log if logarithmic else float
@@ -133,7 +139,7 @@ def dependences(result: Result) -> list[Dependence]:
             harms = ranks([feasible_harm(trial, floor) or 0.0 for trial in trials])
             for knob in axes_of(trials):
                 values = [trial.config[knob.name] for trial in trials]
-                numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+                numbers = all(is_number(v) for v in values)
                 moved = correlation(ranks(values), harms) if numbers else ratio([str(v) for v in values], harms)
                 sign = (moved > 0) - (moved < 0) if numbers else 0
                 found.append(Dependence(f"{subject.defense} {family}", knob.name, abs(moved), sign, len(trials)))

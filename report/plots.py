@@ -24,9 +24,11 @@ from weakspot.report.series import (
     Kind,
     attack_families,
     best_so_far,
+    drawn_trials,
     flops_range,
     greatest_utility,
     highlights,
+    prominent_families,
     subject_labels,
     trial_curve,
 )
@@ -73,13 +75,13 @@ def make_plots(result: Result) -> list[Plot]:
 
 def plot_cost(result: Result) -> Plot:
     """Harm against the attacker's floating-point operations, one panel for each subject."""
-    threat, looks = result.threat_model, family_looks(attack_families(result))
+    threat, looks = result.threat_model, family_looks(attack_families(result), prominent_families(result))
     lowest, highest = flops_range(result)
 
     def paint(axes: Axes, subject: Subject) -> None:
         zero = style_cost_axis(axes, lowest, highest)
         style_harm_axis(axes, threat.harm_threshold)
-        curves = [trial_curve(trial, threat.utility_floor) for trial in subject.trials]
+        curves = [trial_curve(trial, threat.utility_floor) for trial in drawn_trials(subject.trials, threat.utility_floor)]
         paint_lines(axes, curves, looks, lambda point: point.flops or zero)
         paint_dots(axes, curves, looks, lambda point: point.flops or zero)
         note_no_trials(axes, curves)
@@ -94,7 +96,7 @@ def plot_cost(result: Result) -> Plot:
 
 def plot_utility(result: Result) -> Plot:
     """Harm against utility, one panel for each subject, with the feasible region shaded."""
-    threat, looks = result.threat_model, family_looks(attack_families(result))
+    threat, looks = result.threat_model, family_looks(attack_families(result), prominent_families(result))
     right = greatest_utility(result) * 1.04
 
     def paint(axes: Axes, subject: Subject) -> None:
@@ -102,7 +104,7 @@ def plot_utility(result: Result) -> Plot:
         style_harm_axis(axes, threat.harm_threshold)
         axes.axvspan(threat.utility_floor, right, color=SHADE, alpha=0.18, linewidth=0)
         axes.fill_between([threat.utility_floor, right], threat.harm_threshold, 1.05, color=SHADE, alpha=0.22, linewidth=0)
-        curves = [trial_curve(trial, threat.utility_floor) for trial in subject.trials]
+        curves = [trial_curve(trial, threat.utility_floor) for trial in drawn_trials(subject.trials, threat.utility_floor)]
         paint_dots(axes, curves, looks, lambda point: point.utility)
         note_no_trials(axes, curves)
         paint_signs(axes, highlights(subject), lambda mark: mark.utility.mean)
@@ -160,7 +162,8 @@ def _small_multiples(result: Result, name: str, title: str, caption: str, paint:
         svg = draw_panel(paint_subject, f"{name}-{index}", f"{title}: {one_line(label)}", description, PANEL_SIZE)
         panels.append(Panel(label, svg))
     kinds: list[Kind] = [mark.kind for subject in result.subjects for mark in highlights(subject)]
-    legend = [LegendEntry(svg, label) for svg, label in attack_legend(name, attack_families(result), kinds)]
+    families, named = attack_families(result), prominent_families(result)
+    legend = [LegendEntry(svg, label) for svg, label in attack_legend(name, families, named, kinds)]
     return Plot(name, title, caption, tuple(panels), tuple(legend))
 
 

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from weakspot.records import DEGENERATE_LIMIT, Cost, Finding, Interval, Result, Subject, TrialRecord
+from weakspot.records import BASE, DEGENERATE_LIMIT, NEVER_TAUGHT, Cost, Finding, Interval, Result, Subject, TrialRecord
 
+REFERENCES = (BASE, NEVER_TAUGHT)  # subjects that are no safeguards: what the others are read against
+NAMED = 5  # families with a colour of their own; more cannot be told apart
+DRAWN = 400  # trials of a subject that a plot draws; every one is in the tables and in what can be downloaded
 Kind = Literal["unattacked", "paper", "searched", "weak_spot", "cheapest_break"]
 
 
@@ -65,6 +68,38 @@ def attack_families(result: Result) -> list[str]:
         findings = (subject.paper_attack, subject.weak_spot, subject.cheapest_break)
         names.update(dict.fromkeys(finding.attack for finding in findings if finding is not None))
     return list(names)
+
+
+def confirmed_findings(subject: Subject) -> list[Finding]:
+    """Every confirmed configuration, most harm first, also of a result that was written before they were all recorded."""
+    older = [*filter(None, (subject.weak_spot, subject.cheapest_break)), *subject.frontier]
+    known = subject.confirmed or older
+    unique = {(finding.attack, finding.trial, finding.rung): finding for finding in known}
+    return sorted(unique.values(), key=lambda f: -f.confirmed.harm.mean)
+
+
+def prominent_families(result: Result) -> list[str]:
+    """The families that the plots name: those that did most harm to the safeguards, confirmed before searched."""
+    floor = result.threat_model.utility_floor
+    worst: dict[str, tuple[float, float]] = {}
+    for subject in (s for s in result.subjects if s.defense not in REFERENCES):
+        scores = [(t.attack, 0.0, feasible_harm(t, floor) or 0.0) for t in subject.trials]
+        scores += [(f.attack, f.confirmed.harm.mean, f.searched.harm) for f in confirmed_findings(subject)]
+        for attack, confirmed, searched in scores:
+            before = worst.get(attack, (0.0, 0.0))
+            worst[attack] = (max(before[0], confirmed), max(before[1], searched))
+    return sorted(worst, key=lambda name: (-worst[name][0], -worst[name][1]))[:NAMED]
+
+
+def drawn_trials(trials: Sequence[TrialRecord], floor: float) -> list[TrialRecord]:
+    """At most DRAWN trials, in their order: the most harmful quarter, and the others at even distances."""
+    if len(trials) <= DRAWN:
+        return list(trials)
+    order = sorted(range(len(trials)), key=lambda i: -(feasible_harm(trials[i], floor) or 0.0))
+    top, rest = order[: DRAWN // 4], sorted(order[DRAWN // 4 :])
+    wanted = DRAWN - len(top)
+    kept = sorted([*top, *(rest[i * len(rest) // wanted] for i in range(wanted))])
+    return [trials[i] for i in kept]
 
 
 def trial_curve(trial: TrialRecord, floor: float) -> Curve:

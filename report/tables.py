@@ -9,7 +9,8 @@ from typing import Any
 from weakspot.records import Finding, OutsideOption, Result, SearchRecord, Subject, ThreatModelRecord
 from weakspot.report.numbers import ABSENT, human_flops, interval, plain, setting, settings, signed, whole
 from weakspot.report.series import subject_labels
-from weakspot.report.words import control_outcome, counted, one_line
+from weakspot.report.words import control_outcome, counted
+from weakspot.text import one_line
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def headline_table(result: Result) -> Table:
     """One row for each subject, in their order."""
     labels = subject_labels(result)
     rows = [_headline_row(label, subject) for label, subject in zip(labels, result.subjects, strict=True)]
-    return _table("Harm and utility of each safeguard, and what breaking it costs", HEADLINE_COLUMNS, rows)
+    return table("Harm and utility of each safeguard, and what breaking it costs", HEADLINE_COLUMNS, rows)
 
 
 def trials_table(subject: Subject) -> Table:
@@ -99,7 +100,7 @@ def trials_table(subject: Subject) -> Table:
         )
         for trial in subject.trials
     ]
-    return _table("Trials of the search", TRIAL_COLUMNS, rows)
+    return table("Trials of the search", TRIAL_COLUMNS, rows)
 
 
 def finding_table(subject: Subject) -> Table:
@@ -112,6 +113,10 @@ def finding_table(subject: Subject) -> Table:
         ("utility, confirmed", [interval(finding.confirmed.utility) for _, finding in _findings(subject)]),
         ("utility, in search", [plain(finding.searched.utility) for _, finding in _findings(subject)]),
         ("score on never-taught items", [plain(finding.confirmed.null_harm) for _, finding in _findings(subject)]),
+        (
+            "harm on each seed",
+            [", ".join(plain(r.harm) for r in finding.confirmed.per_seed) for _, finding in _findings(subject)],
+        ),
         *_beside(subject),
         ("fresh seeds", [", ".join(map(str, finding.confirmed.seeds)) for _, finding in _findings(subject)]),
         ("unseen items", [whole(finding.confirmed.items) for _, finding in _findings(subject)]),
@@ -123,7 +128,7 @@ def finding_table(subject: Subject) -> Table:
         ("seconds on this machine", [f"{finding.cost.seconds:.1f}" for _, finding in _findings(subject)]),
         ("trial", [finding.trial for _, finding in _findings(subject)]),
     ]
-    return _table("What was found", columns, [(name, *values) for name, values in attributes])
+    return table("What was found", columns, [(name, *values) for name, values in attributes])
 
 
 def configuration_table(subject: Subject) -> Table:
@@ -135,12 +140,12 @@ def configuration_table(subject: Subject) -> Table:
         titles.append(f"paper's attack ({subject.paper_attack.attack})")
     names = dict.fromkeys(name for config in configs for name in config)
     rows = [(name, *(setting(config[name]) if name in config else ABSENT for config in configs)) for name in names]
-    return _table("Configurations", (Column("Setting"), *(Column(title, numeric=True) for title in titles)), rows)
+    return table("Configurations", (Column("Setting"), *(Column(title, numeric=True) for title in titles)), rows)
 
 
 def pairs_table(caption: str, noun: str, values: dict[str, Any]) -> Table:
     """Names and values, one a row."""
-    return _table(caption, (Column(noun), Column("Value")), [(name, setting(value)) for name, value in values.items()])
+    return table(caption, (Column(noun), Column("Value")), [(name, setting(value)) for name, value in values.items()])
 
 
 def threat_table(result: Result) -> Table:
@@ -185,14 +190,14 @@ def controls_table(result: Result) -> Table:
     named = ("positive", "negative", "null", "hygiene")
     controls = [(name, getattr(result.controls, name)) for name in named]
     rows = [(name, control_outcome(control), control.detail) for name, control in controls]
-    return _table("Controls", (Column("Control"), Column("Outcome"), Column("Detail")), rows)
+    return table("Controls", (Column("Control"), Column("Outcome"), Column("Detail")), rows)
 
 
 def card_table(subject: Subject) -> Table:
     """The pitfalls of such evaluations, and what this audit did about each."""
     rows = [(f"{p.id} {p.title}", p.status, signed(p.moved), p.detail) for p in subject.card]
     heads = (Column("Pitfall"), Column("Status"), Column("Moved harm by", numeric=True), Column("What was done"))
-    return _table("Pitfall card", heads, rows)
+    return table("Pitfall card", heads, rows)
 
 
 def twins_table(subject: Subject) -> Table:
@@ -208,13 +213,13 @@ def twins_table(subject: Subject) -> Table:
         Column("Why there is none"),
     )
     shown = heads if any(run.reason for run in subject.twins.values()) else heads[:-1]
-    return _table("Controls of the weak spot", shown, [row[: len(shown)] for row in rows])
+    return table("Controls of the weak spot", shown, [row[: len(shown)] for row in rows])
 
 
 def doubts_table(result: Result) -> Table:
     """Reasons to read the result with care."""
     rows = [(doubt.name, doubt.detail) for doubt in result.doubts]
-    return _table("Doubts", (Column("Doubt"), Column("Detail")), rows)
+    return table("Doubts", (Column("Doubt"), Column("Detail")), rows)
 
 
 def how_sought(search: SearchRecord) -> str:
@@ -244,7 +249,7 @@ def provenance_table(result: Result) -> Table:
     return pairs_table("Versions, machine, seeds and what was pinned", "Item", values)
 
 
-def _table(caption: str, columns: tuple[Column, ...], rows: Iterable[tuple[str, ...]]) -> Table:
+def table(caption: str, columns: tuple[Column, ...], rows: Iterable[tuple[str, ...]]) -> Table:
     return Table(caption, columns, tuple(tuple(one_line(cell) or ABSENT for cell in row) for row in rows))
 
 

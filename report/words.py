@@ -11,14 +11,10 @@ from collections.abc import Sequence
 
 from weakspot.records import Control, Finding, Result, Subject, ThreatModelRecord
 from weakspot.report.numbers import human_flops, interval, plain, settings
-from weakspot.report.series import feasible_harm, most_steps, subject_labels
+from weakspot.report.series import REFERENCES, feasible_harm, most_steps, subject_labels
+from weakspot.text import one_line
 
 STATUS_WORDS = {"completed": "completed", "stopped": "stopped early", "infeasible": "infeasible", "failed": "failed"}
-
-
-def one_line(text: str) -> str:
-    """Text without line breaks and control characters, which neither a table cell nor an attribute can hold."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def audit_title(result: Result) -> str:
@@ -52,7 +48,8 @@ def attacker(threat: ThreatModelRecord) -> str:
     if threat.max_flops is not None:
         bounds += f" and {human_flops(threat.max_flops)}"
     base = " and those of the undefended model" if threat.base_weights else ""
-    return f"an attacker {ACCESS.get(threat.access, threat.access)}{base}, {bounds}"
+    access = ACCESS.get(threat.access, f"with the access {threat.access}")
+    return f"an attacker {access}{base}, {bounds}"
 
 
 def headline(subject: Subject, threat: ThreatModelRecord) -> str:
@@ -69,6 +66,46 @@ def headline(subject: Subject, threat: ThreatModelRecord) -> str:
         reason = one_line(subject.reason).rstrip(".") or "no reason was recorded"
         first = [f"No verdict can be given: {reason}.", f"Searched: {searched(subject)}, for {attacker(threat)}."]
     return one_line(" ".join([*first, *_found(subject), *_could_see(subject), *_without(subject)]))
+
+
+def bottom_line(result: Result) -> str:
+    """The audit in one sentence: how many safeguards broke, held and could not be judged."""
+    judged = [
+        (label, s) for label, s in zip(subject_labels(result), result.subjects, strict=True) if s.defense not in REFERENCES
+    ]
+    if not judged:
+        return "No safeguard was audited."
+    named = {verdict: [label for label, s in judged if s.verdict == verdict] for verdict in OUTCOMES}
+    total = len(judged)
+    parts = [
+        f"{len(labels)} of {counted(total, 'safeguard')} {word}: {join_words(labels)}"
+        for (verdict, word), labels in zip(OUTCOMES.items(), named.values(), strict=True)
+        if labels
+    ]
+    return one_line("; ".join(parts) + ".", 400)
+
+
+OUTCOMES = {"BROKEN": "broke", "HELD": "held against what was searched", "INCONCLUSIVE": "could not be judged"}
+
+
+def tried(subject: Subject) -> str:
+    """How many trials of how many families."""
+    families = len({trial.attack for trial in subject.trials})
+    return f"{counted(len(subject.trials), 'trial')} of {families} attack {'family' if families == 1 else 'families'}"
+
+
+def verdict_sentence(subject: Subject, threat: ThreatModelRecord) -> str:
+    """The verdict in one sentence, with the threat model and the interval."""
+    spot = subject.weak_spot
+    harm = f"harm {interval(spot.confirmed.harm)} at utility {plain(spot.confirmed.utility.mean)}" if spot else ""
+    if subject.verdict == "BROKEN":
+        line = f"Broken by {attacker(threat)}: {harm or 'confirmed harm passes the threshold'}."
+    elif subject.verdict == "HELD":
+        strongest = f"; the strongest confirmed attack reaches {harm}" if harm else ""
+        line = f"Held against {tried(subject)}, for {attacker(threat)}{strongest}. Nothing follows for what was not searched."
+    else:
+        line = f"No verdict, for {attacker(threat)}: {one_line(subject.reason).rstrip('.') or 'no reason was recorded'}."
+    return one_line(line, 600)
 
 
 def searched(subject: Subject) -> str:
@@ -136,7 +173,7 @@ def confirmed_on(finding: Finding) -> str:
 
 def warnings_of(result: Result) -> list[str]:
     """What a reader must know before the verdicts: controls that failed or were not run, and doubts."""
-    lines = []
+    lines = [one_line(f"PARTIAL: {result.partial}. Nothing in here is final; --resume goes on.")] if result.partial else []
     for name in ("positive", "negative", "null", "hygiene"):
         control: Control = getattr(result.controls, name)
         if control.passed is not True:
