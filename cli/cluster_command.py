@@ -10,7 +10,7 @@ from typing import Any
 from weakspot.errors import UserError
 
 OWN = ("out", "storage", "resume", "overwrite")  # of an audit's options, what a template sets
-HELP = "write the file that makes a cluster: Ray's launcher, KubeRay, Slurm, Docker"
+HELP = "write the file that makes a cluster, for Ray's launcher, KubeRay, Slurm or Docker"
 EPILOG = """\
 examples:
   weakspot cluster list slurm

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("defense", metavar="DEFENSE", help="a name from `weakspot list defenses`")
     parser.add_argument("--testbed", default="fable", metavar="NAME", help="a name from `weakspot list testbeds`")
     parser.add_argument("--out", required=True, metavar="DIR", help="where the checkpoint goes; must be empty or absent")
-    parser.add_argument("--seed", type=int, default=0, help="of the defense, as an audit with this seed uses it")
+    parser.add_argument("--seed", type=int, default=0, help="root seed, as of an audit that applies it (default: 0)")
     parser.add_argument("--set", action="append", metavar="KNOB=VALUE", help="a hyperparameter; repeat for more")
 
 

@@ -62,17 +62,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from weakspot.cli.audit_command import configured, quieten
+    from weakspot.cli.audit_command import quieten
     from weakspot.search.audit import BACKENDS
+
+    quieten()
+    audit = parse(options.audit)
+    check(options, audit, BACKENDS)
+    testbed, shape, expected, subjects, why = foresee(audit, options.model)
+    machine = machine_of(options, audit, testbed, shape, expected, subjects) if shape else None
+    report = summary(expected, shape, machine, options.usd_per_gpu_hour, why)
+    if options.json:
+        print(json.dumps({"testbed": testbed.name, **report}, indent=2, allow_nan=False))
+    else:
+        tell(testbed.name, report)
+    return 0
+
+
+def foresee(audit: argparse.Namespace, model: str | None = None) -> tuple[Any, Any, Any, int, str]:
+    """Of an audit's options: testbed, shape of its model (None where unknown), jobs, number of subjects, why unknown."""
+    from weakspot.cli.audit_command import configured
     from weakspot.search.forecast import forecast, lengths_of, specs_of
     from weakspot.search.settings import make_settings
     from weakspot.search.stopping import Limits
     from weakspot.testbeds import get as get_testbed
     from weakspot.threat import parse_threat
 
-    quieten()
-    audit = parse(options.audit)
-    check(options, audit, BACKENDS)
     testbed = get_testbed(audit.testbed)(0)
     settings = make_settings(
         testbed, audit.attack, audit.trials, audit.time, audit.seed, audit.harm, audit.utility_floor,
@@ -81,15 +95,8 @@ def run(options: argparse.Namespace) -> int:
         twins=not audit.no_control,
     )  # fmt: skip
     specs = specs_of(testbed, configured(audit), not audit.no_control, audit.seed)
-    shape, tokenizer, why = model_of(testbed, options.model)
-    expected = forecast(testbed, settings, specs, lengths_of(testbed, tokenizer))
-    machine = machine_of(options, audit, testbed, shape, expected, len(specs)) if shape else None
-    report = summary(expected, shape, machine, options.usd_per_gpu_hour, why)
-    if options.json:
-        print(json.dumps({"testbed": testbed.name, **report}, indent=2, allow_nan=False))
-    else:
-        tell(testbed.name, report)
-    return 0
+    shape, tokenizer, why = model_of(testbed, model)
+    return testbed, shape, forecast(testbed, settings, specs, lengths_of(testbed, tokenizer)), len(specs), why
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
@@ -112,7 +119,7 @@ def check(options: argparse.Namespace, audit: argparse.Namespace, backends: Sequ
             raise UserError(f"{option} {value:g} is not positive: give a number above 0")
     if audit.workers is not None and audit.workers < 1:
         raise UserError(f"--workers {audit.workers} is below 1: give at least one worker")
-    if audit.gpus is not None and audit.gpus < 0:
+    if isinstance(audit.gpus, float) and audit.gpus < 0:
         raise UserError(f"--gpus {audit.gpus:g} is below 0: give how many GPUs one attack takes, 0 for none")
     if audit.backend not in backends:
         raise UserError(f"unknown backend {audit.backend!r}: known are {', '.join(backends)}")
@@ -203,7 +210,7 @@ def room(expected: Any, shape: Any, machine: Machine) -> dict[str, Any]:
         most = memory(shape, work.largest, machine.device).total
         rows[name] = {"trained": work.largest.trained, "typical_gib": typical / GIB, "largest_gib": most / GIB,
                       "fit": fit(most, machine.memory)}  # fmt: skip
-    largest = peak(shape, [work.largest for work in expected.families.values()], machine.device)
+    largest = peak(shape, [*(work.largest for work in expected.families.values()), *expected.fixed], machine.device)
     found = {"families": rows, "need_gib": largest.total / GIB, "fit": fit(largest.total, machine.memory)}
     if machine.memory is None:
         return found
@@ -302,8 +309,8 @@ def packed(found: Mapping[str, Any], gpu: bool) -> str:
         gpus = found["gpus_per_trial"]
         if gpus is None:
             return "no number of such GPUs holds one trial: what is not split is too large"
-        return f"one trial needs {gpus:.0f} such GPUs: more than --gpus can give, since a trial runs on one"
-    return f"{count} on a GPU: weakspot audit --gpus {found['gpus_per_trial']:g} (unmeasured: no GPU was at hand)"
+        return f"one trial needs {gpus:.0f} such GPUs: --gpus {gpus:.0f}, with families that can be spread (docs/cluster.md)"
+    return f"{count} on a GPU: weakspot audit --gpus {found['gpus_per_trial']:g}, or auto (unmeasured: no GPU was at hand)"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from weakspot.cli.submit_command import add_address
+from weakspot.text import one_line
 
 HELP = "list the audits submitted to a Ray cluster"
 
@@ -27,7 +28,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     for entry in rows:
         code = "" if entry["exit_code"] is None else f" ({entry['exit_code']})"
-        print(f"{entry['job']}  {entry['status']}{code}  {entry['started'] or '-'}  {entry['storage']}\n    {entry['command']}")
+        print(one_line(f"{entry['job']}  {entry['status']}{code}  {entry['started'] or '-'}  {entry['storage']}"))
+        print(f"    {one_line(entry['command'])}")
     if not rows:
         print("no audits on this cluster")
     return 0

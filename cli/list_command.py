@@ -7,6 +7,8 @@ import json
 import sys
 from typing import Any
 
+from weakspot.text import one_line
+
 HELP = "list attacks, defenses, testbeds, released checkpoints, searchers, schedulers, objectives or judges"
 NOUNS = ("attacks", "defenses", "testbeds", "released", "searchers", "schedulers", "objectives", "judges")
 
@@ -27,6 +29,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     if not entries:
         print(f"no {options.noun} yet")
@@ -36,7 +39,8 @@ def run(options: argparse.Namespace) -> int:
     for column in RELEASED_COLUMNS if released else COLUMNS:
         table.add_column(column, overflow="fold")
     for entry in entries:
-        table.add_row(*(released_row(entry) if released else (entry[column] for column in COLUMNS)))
+        cells = released_row(entry) if released else tuple(entry[column] for column in COLUMNS)
+        table.add_row(*(Text("\n".join(map(one_line, cell.splitlines()))) for cell in cells))  # plug-ins write what they like
     Console(file=sys.stdout, highlight=False).print(table)
     return 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
@@ -12,32 +12,20 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-CONFIRMATION_JOBS = 12  # four finalists on three seeds: what is expected per subject
+from weakspot.cli.tally import Row, Tally
+from weakspot.report.numbers import human_flops, plain
+from weakspot.text import one_line
 
-
-@dataclass
-class Row:
-    """The state of one subject."""
-
-    total: int
-    done: int = 0
-    failed: int = 0
-    phase: str = "waiting"
-    baseline: float | None = None
-    best: float | None = None
-    how: str = ""
-    jobs_done: int = 0
-    jobs_expected: int = 0
+FAMILIES = 4  # shown of each safeguard, the strongest; the line still fits 80 columns
 
 
 @dataclass
 class Display:
-    """Keeps a row per subject and draws them. An observer of the plan."""
+    """Draws a tally. An observer of the plan."""
 
     console: Console
-    floor: float = 0.9
-    rows: dict[str, Row] = field(default_factory=dict)
-    started: float = 0.0
+    tally: Tally = field(default_factory=Tally)
+    halt: Any = None
     live: Live | None = None
 
     def on_dashboard(self, url: str) -> None:
@@ -45,33 +33,34 @@ class Display:
 
     def on_prepare(self, names: Sequence[str]) -> None:
         """Say at once that something happens: preparing models can take minutes."""
-        self.console.print(f"preparing {', '.join(names)} (trained on first use, then cached) ...", style="dim", soft_wrap=True)
+        text = f"preparing {one_line(', '.join(names))} (trained on first use, then cached) ..."
+        self.console.print(text, style="dim", soft_wrap=True, markup=False)
 
     def on_start(self, plan: Any) -> None:
-        self.started = time.monotonic()
-        for name, subject in plan.subjects.items():
-            self.floor = subject.settings.floor
-            trials = subject.trials if subject.study is not None else 0
-            expected = len(subject.fixed) + (trials + CONFIRMATION_JOBS if trials else 0)
-            self.rows[name] = Row(trials, jobs_expected=expected)
-            for outcome in subject.outcomes.values():
-                self._count(outcome)
-        self.resumed = sum(row.jobs_done for row in self.rows.values())
-        if self.console.is_terminal:
+        self.tally.start(plan)
+        self.halt = plan.halt
+        if self.console.is_terminal and not self.console.is_dumb_terminal:
+            self.halt.shown = True  # a line beside the table would tear it
             self.live = Live(console=self.console, get_renderable=self.render, refresh_per_second=2)
             self.live.start()
 
-    def on_reading(self, job: Any, reading: Any) -> None:
-        self.rows[job.subject].phase = job.phase
+    def on_job(self, job: Any) -> None:
+        self.tally.begin(job)
+
+    def on_lost(self, job: Any, why: str) -> None:
+        self.tally.begin(job)
 
     def on_outcome(self, outcome: Any) -> None:
-        better = self._count(outcome)
-        row = self.rows[outcome.job.subject]
+        better = self.tally.count(outcome)
+        name, row = outcome.job.subject, self.tally.rows[outcome.job.subject]
         if self.live is None and (better or (outcome.job.phase == "search" and row.done % 10 == 0)):
             best = f"best feasible harm {row.best:.2f} ({row.how})" if row.best is not None else "nothing feasible yet"
-            self.console.print(
-                f"{outcome.job.subject}: {row.done} of {row.total} trials, {best}, {self.remaining()}", soft_wrap=True
-            )
+            line = f"{name}: {row.done} of {row.total} trials, {best}, time left: {self.remaining()}"
+            self.console.print(one_line(line), soft_wrap=True, markup=False)
+
+    def on_interrupt(self, plan: Any) -> None:
+        self.close()
+        self.console.print(one_line(f"{plan.partial}; writing what there is"), soft_wrap=True, markup=False)
 
     def on_end(self, plan: Any) -> None:
         self.close()
@@ -81,49 +70,70 @@ class Display:
         if self.live is not None:
             self.live.stop()
             self.live = None
-
-    def _count(self, outcome: Any) -> bool:
-        """Take an outcome into its row; whether it is the best so far."""
-        row, job = self.rows[outcome.job.subject], outcome.job
-        row.jobs_done += 1
-        row.phase = job.phase
-        if job.phase == "baseline" and outcome.readings:
-            row.baseline = outcome.readings[-1].harm
-        if job.phase != "search":
-            return False
-        row.done += 1
-        row.failed += outcome.status == "failed"
-        best = outcome.best(self.floor)
-        if best is None or (row.best is not None and best.harm <= row.best):
-            return False
-        row.best, row.how = best.harm, f"{job.attack}, {best.rung} steps"
-        return True
+            self.halt.shown = False
 
     def remaining(self) -> str:
-        """How long it will take, from the mean time of the jobs so far."""
-        done = sum(row.jobs_done for row in self.rows.values()) - self.resumed
-        left = sum(max(0, row.jobs_expected - row.jobs_done) for row in self.rows.values())
-        if done < 3:
-            return "time left: measuring"
-        seconds = (time.monotonic() - self.started) / done * left
-        return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
+        """How long it will take, in words; '-' until that can be said."""
+        seconds = self.tally.seconds_left()
+        if seconds is None:
+            return "-"
+        return f"{'at most' if self.tally.open_ended else 'about'} {duration(seconds)}"
 
     def render(self) -> Group:
+        """The table, the best families of each safeguard, and a line for the whole audit."""
         table = Table(box=None, pad_edge=False)
         for title, justify in (("safeguard", "left"), ("phase", "left"), ("trials", "right"), ("failed", "right"),
-                               ("unattacked", "right"), ("best feasible harm", "right"), ("by", "left")):  # fmt: skip
-            table.add_column(title, justify=justify)  # type: ignore[arg-type]
-        for name, row in self.rows.items():
-            table.add_row(
-                name, row.phase, f"{row.done}/{row.total}" if row.total else "-", str(row.failed or "-"),
-                number(row.baseline), number(row.best), row.how,
-            )  # fmt: skip
-        return Group(table, Text(self.remaining(), style="dim"))
+                               ("unattacked", "right"), ("best", "right"), ("spent", "right")):  # fmt: skip
+            table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        bound = self.tally.settings.limits.flops
+        for name, row in self.tally.rows.items():
+            trials = "-" if row.total is None else f"{row.done}/{row.total}"
+            cells = (one_line(name), row.phase, trials, str(row.failed or "-"), plain(row.baseline), plain(row.best))
+            table.add_row(*map(Text, (*cells, spent(row, bound))))
+        found = [families(name, row) for name, row in self.tally.rows.items() if row.families]
+        head = [Text("best feasible harm by family", style="bold")] if found else []
+        return Group(table, *head, *found, Text(self.footer(), style="dim"))
+
+    def footer(self) -> str:
+        if self.halt is not None and self.halt.asked:
+            from weakspot.search.halt import STOPPING
+
+            return STOPPING
+        total = sum(row.flops for row in self.tally.rows.values())
+        places = self.tally.plan.places
+        busy = f"{self.tally.busy} of {places}" if places else "-"
+        return f"time left: {self.remaining()}   spent: {human_flops(total)}   workers busy: {busy}"
 
 
-def number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def spent(row: Row, bound: float | None) -> str:
+    """What the attacker's search has cost, and which share of its budget that is where it has one."""
+    if row.total is None:
+        return "-"
+    share = f" ({100 * row.flops / bound:.0f} %)" if bound else ""
+    return f"{human_flops(row.flops)}{share}"
+
+
+def families(name: str, row: Row) -> Text:
+    """The strongest families of a safeguard, on one line."""
+    order = sorted(row.families.copy().items(), key=lambda item: -item[1])
+    words = [f"{family} {harm:.2f}" for family, harm in order[:FAMILIES]]
+    more = [f"{len(order) - FAMILIES} more"] if len(order) > FAMILIES else []
+    return Text(one_line(f"  {name}: {', '.join([*words, *more])}"), no_wrap=True, overflow="ellipsis")
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it, rounded up: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{max(1, math.ceil(seconds))} s"
+    return f"{math.ceil(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def make_console(stream: TextIO) -> Console:
+    """Colours and control codes on a terminal only, whatever FORCE_COLOR says; and there no colour where NO_COLOR is set."""
+    if stream.isatty():
+        return Console(file=stream, highlight=False)
+    return Console(file=stream, highlight=False, force_terminal=False, no_color=True)
 
 
 def make_display(stream: TextIO) -> Display:
-    return Display(Console(file=stream, highlight=False))
+    return Display(make_console(stream))

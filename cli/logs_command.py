@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from weakspot.cli.submit_command import add_address, followed
+from weakspot.text import log_text
 
 HELP = "show the log of a submitted audit"
 
@@ -25,5 +26,5 @@ def run(options: argparse.Namespace) -> int:
     if options.follow:
         return followed(client, job)
     with told(client._address):
-        sys.stdout.write(client.get_job_logs(job) or "")
+        sys.stdout.write(log_text(client.get_job_logs(job) or ""))
     return 0

@@ -5,27 +5,29 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import io
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from weakspot import __version__
 from weakspot.errors import UserError
+from weakspot.text import log_text, one_line
 
 EXIT_CODES = """\
 exit codes:
   0    the audit is complete
   1    internal error
   2    the user's mistake: one line says what to do
-  3    with --gate: something is BROKEN
-  4    with --gate: nothing is BROKEN, something is INCONCLUSIVE
-  130  interrupted; --resume goes on
+  3    with --gate: something is BROKEN; weakspot gate: a safeguard fails
+  4    with --gate: nothing is BROKEN, something is INCONCLUSIVE; weakspot gate: not enough evidence
+  130  interrupted (Ctrl-C or SIGTERM: once for a partial report, twice to stop at once); --resume goes on
 """
 COMMANDS = (
     "audit", "estimate", "submit", "jobs", "logs", "stop", "fetch", "cluster",
-    "sync", "defend", "list", "report", "doctor",
+    "sync", "defend", "list", "report", "reproduce", "compare", "gate", "card", "leaderboard", "doctor",
 )  # fmt: skip
 INSTALL = {"torch": "torch==2.13.0", "ray": "'ray[tune]'"}  # what to type where the package name is not enough
 
@@ -61,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code."""
+    forgive(sys.stdout)
     try:
         signal.signal(signal.SIGTERM, _interrupt)  # what a cluster sends: end as Ctrl-C does, with the study whole
         options = build_parser().parse_args(arguments)
@@ -86,15 +89,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return crash()
 
 
+def forgive(stream: TextIO) -> None:
+    """What the encoding lacks, as of a file name that is not UTF-8, is written as an escape, as standard error does anyway."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+
+
 def complain(message: str) -> int:
     """A user's mistake in one line; a list of them, as of a file's, in one line each."""
-    lines = [" ".join(line.split()) for line in message.splitlines() if line.strip()]
+    lines = [one_line(line) for line in message.split("\n") if line.strip()]
     print("weakspot: " + "\n  ".join(lines), file=sys.stderr)
     return 2
 
 
 def crash() -> int:
-    traceback.print_exc()
+    print(log_text(traceback.format_exc()), end="", file=sys.stderr)
     print("weakspot: internal error; finished trials are kept: please report the lines above", file=sys.stderr)
     return 1
 

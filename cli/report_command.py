@@ -1,35 +1,30 @@
-"""`weakspot report`: write the pages of a finished audit again, from its result.json."""
+"""`weakspot report`: write the pages and tables of a finished audit again, from its result.json."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from weakspot.errors import UserError
-
-HELP = "write report.md and report.html from a result.json"
+HELP = "write the reports of a finished audit again, as HTML, Markdown, JSON, CSV or LaTeX"
+FORMATS = "html,md,json,csv,latex"  # those of report/write.py, which is not imported for --help
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("audit", metavar="DIR", help="the folder of an audit, or its result.json")
     parser.add_argument("--out", metavar="DIR", help="where to write (default: beside result.json)")
+    parser.add_argument(
+        "--format", default="md,html", metavar="LIST", help=f"what to write, of {FORMATS} (default: md,html; docs/compare.md)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    from weakspot.records import parse_result
-    from weakspot.report.write import write_reports
+    from weakspot.opening import read_result, result_path
+    from weakspot.report.write import parse_formats, write_reports
 
-    given = Path(options.audit).expanduser()
-    path = given / "result.json" if given.is_dir() else given
-    if not path.is_file():
-        unfinished = (given / "study.journal").exists()
-        todo = "finish it with `weakspot audit --resume`" if unfinished else "give the folder that `weakspot audit --out` wrote"
-        raise UserError(f"no result at {path}: {todo}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): give the result.json of an audit") from error
+    formats = parse_formats(options.format)
+    path = result_path(options.audit)
     out = Path(options.out).expanduser() if options.out else path.parent
-    for written in write_reports(parse_result(text, str(path)), out):
+    result, source = read_result(path), path.read_bytes().decode("utf-8")
+    for written in write_reports(result, out, formats, source):
         print(written)
     return 0

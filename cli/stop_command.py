@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from weakspot.cli.submit_command import add_address
+from weakspot.text import one_line
 
 HELP = "stop a submitted audit; finished trials are kept"
 
@@ -24,5 +25,5 @@ def run(options: argparse.Namespace) -> int:
         print(f"weakspot: {job.submission_id} has ended already: {state(job)}")
         return 0
     ended = stop(client, job.submission_id)
-    print(f"weakspot: {job.submission_id} is {ended}; finished trials are in {job.metadata['storage']}")
+    print(one_line(f"weakspot: {job.submission_id} is {ended}; finished trials are in {job.metadata['storage']}"))
     return 0

@@ -7,11 +7,13 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from weakspot.errors import UserError
+from weakspot.text import log_text
 
 HELP = "run an audit on a Ray cluster"
+EVENT = '{"event": '  # how a line of `audit --json` begins (weakspot/events.py)
 EPILOG = """\
 example:
   weakspot submit --address http://HOST:8265 --storage s3://BUCKET/audits audit --defense tar --gate
@@ -59,13 +61,15 @@ def run(options: argparse.Namespace) -> int:
         job = submit.successor(client, name) if audit.resume else name
         order = submit.Order(name, job, tuple(arguments), f"{base}/{name}", environment, options.python)
         submit.send(client, order, unpack(wheel, Path(scratch) / "job"))
-    print(f"weakspot: submitted {job} to {client._address}; results go to {order.storage}", flush=True)
+    say = sys.stderr if audit.json or audit.quiet else sys.stdout  # standard output is the audit's, for events or verdicts
+    print(f"weakspot: submitted {job} to {client._address}; results go to {order.storage}", file=say, flush=True)
     if options.detach:
-        print(f"weakspot: `weakspot logs --follow {job}` shows it, `weakspot fetch {job} --out DIR` brings its results home")
+        print(f"weakspot: `weakspot logs --follow {job}` shows it, `weakspot fetch {job} --out DIR` brings its results home",
+              file=say)  # fmt: skip
         return 0
-    code = followed(client, job)
+    code = followed(client, job, apart=audit.json)
     if home is not None and code != submit.INTERRUPTED:
-        bring_home(order.storage, home)
+        bring_home(order.storage, home, say)
     return code
 
 
@@ -107,23 +111,33 @@ def check_home(home: Path, audit: argparse.Namespace) -> None:
         raise UserError(f"{home} already holds an audit: add --resume and --job to go on with it, or --overwrite")
 
 
-def followed(client: Any, job: str) -> int:
-    """Show a job to its end; Ctrl-C leaves it alone."""
+def followed(client: Any, job: str, apart: bool = False) -> int:
+    """Show a job to its end; Ctrl-C leaves it alone. `apart`: events go to standard output and all else to standard error."""
     from weakspot.cluster.submit import INTERRUPTED, follow
 
+    begun: list[str] = [""]  # a line of the log that has not come to its end
+
     def write(text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        if not apart:
+            sys.stdout.write(log_text(text))
+            sys.stdout.flush()
+            return
+        *lines, begun[0] = (begun[0] + text).split("\n")
+        for line in lines:
+            print(log_text(line), file=sys.stdout if line.startswith(EVENT) else sys.stderr, flush=True)
 
     try:
-        return follow(client, job, write)
+        code = follow(client, job, write)
+        if begun[0]:
+            write("\n")
+        return code
     except KeyboardInterrupt:
         print(f"\nweakspot: no longer following {job}, which goes on: `weakspot logs --follow {job}` follows it again, "
               f"`weakspot stop {job}` stops it", file=sys.stderr)  # fmt: skip
         return INTERRUPTED
 
 
-def bring_home(uri: str, home: Path) -> None:
+def bring_home(uri: str, home: Path, say: TextIO) -> None:
     """Copy the results into the local --out. A storage that only the cluster can read is no mistake."""
     from weakspot.cluster.storage import open_storage
 
@@ -132,4 +146,4 @@ def bring_home(uri: str, home: Path) -> None:
     except UserError as error:
         print(f"weakspot: the results were not brought home: {error}", file=sys.stderr)
         return
-    print(f"weakspot: {len(names)} files brought home to {home}")
+    print(f"weakspot: {len(names)} files brought home to {home}", file=say)

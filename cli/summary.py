@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from weakspot.records import Finding, Measures, Result, Subject
+from weakspot.text import one_line
 
 COLORS = {"BROKEN": "bold red", "HELD": "green", "INCONCLUSIVE": "yellow"}
 
 
-def print_summary(result: Result, out: Path) -> None:
+def print_verdicts(result: Result, console: Console) -> None:
+    """A line per safeguard."""
+    for subject in result.subjects:
+        console.print(verdict_line(subject), soft_wrap=True)
+
+
+def verdict_line(subject: Subject) -> Text:
+    """The verdict and its reason, which may hold what a library or a user wrote: text, never markup."""
+    reason = one_line(f"{subject.defense}: {subject.reason}")
+    return Text.assemble((subject.verdict, COLORS[subject.verdict]), " ", reason)
+
+
+def print_summary(result: Result, out: Path, console: Console) -> None:
     """Verdicts, reasons, controls, doubts, files."""
-    console = Console(file=sys.stdout, highlight=False)
     table = Table(box=None, pad_edge=False)
     for title in ("safeguard", "verdict"):
         table.add_column(title, no_wrap=True)
@@ -24,17 +37,19 @@ def print_summary(result: Result, out: Path) -> None:
     for subject in result.subjects:
         table.add_row(*row(subject))
     console.print()
+    if result.partial:
+        console.print(f"PARTIAL: {one_line(result.partial)}; no verdict is final\n", style="bold yellow", markup=False)
     console.print(table)
     console.print()
     for subject in result.subjects:
-        console.print(f"[{COLORS[subject.verdict]}]{subject.verdict}[/] {subject.defense}: {subject.reason}", soft_wrap=True)
+        console.print(verdict_line(subject), soft_wrap=True)
         if subject.cheapest_break and subject.cheapest_break.attack != "noop":
-            console.print(f"  {break_line(subject.cheapest_break)}", soft_wrap=True)
+            console.print(f"  {one_line(break_line(subject.cheapest_break))}", soft_wrap=True, markup=False)
     failed = [name for name, control in result.controls if control.passed is False]
     if failed:
         console.print(f"controls that failed: {', '.join(failed)}", style="bold yellow")
     for doubt in result.doubts:
-        console.print(f"doubt: {doubt.detail}", style="dim", markup=False, soft_wrap=True)
+        console.print(f"doubt: {one_line(doubt.detail)}", style="dim", markup=False, soft_wrap=True)
     console.print(f"\nreport: {out}/report.html   data: {out}/result.json", soft_wrap=True, markup=False)
 
 
@@ -43,13 +58,13 @@ def row(subject: Subject) -> list[str]:
     spot = subject.weak_spot
     style = COLORS[subject.verdict]
     return [
-        subject.defense,
+        escape(one_line(subject.defense)),
         f"[{style}]{subject.verdict}[/]",
         harm(subject.baseline),
         paper(subject.paper_attack.measures if subject.paper_attack else None),
         f"{spot.confirmed.harm.mean:.2f}" if spot else "-",
         f"{spot.confirmed.utility.mean:.2f}" if spot else "-",
-        price(subject.cheapest_break),
+        escape(one_line(price(subject.cheapest_break))),
     ]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from weakspot.errors import UserError
 
-HELP = "say how to upload an audit's W&B runs, or upload them"
+HELP = "show which W&B runs of an audit are not uploaded, and how to upload them; or do it"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

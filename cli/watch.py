@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from weakspot.records import Result
+from weakspot.text import one_line
 
 
 def make_monitors(options: argparse.Namespace) -> list[Any]:
@@ -41,7 +42,7 @@ def finish(monitors: list[Any], result: Result) -> None:
         for monitor in monitors:
             monitor.finish(summary)
     except Exception as error:
-        print(f"weakspot: no summary for the monitors: {type(error).__name__}: {error}", file=sys.stderr)
+        print(one_line(f"weakspot: no summary for the monitors: {type(error).__name__}: {error}"), file=sys.stderr)
 
 
 def summary_of(result: Result) -> dict[str, Any]:

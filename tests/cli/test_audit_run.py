@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,14 +14,16 @@ from typing import Any
 
 import pytest
 
+from tests.patient import PATIENT
 from weakspot.cli.main import main
+from weakspot.events import parse_event
 from weakspot.records import Result, parse_result
 
 OPTIONS = "--defense refusal --attack full_finetune --trials 8 --workers 1 --seed 3 --no-control --gate".split()
 
 
 def command(out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "weakspot.cli.main", "audit", *OPTIONS, "--out", str(out), *more]
+    return [sys.executable, "-P", "-c", PATIENT, "audit", *OPTIONS, "--out", str(out), *more]
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +122,84 @@ def test_a_finished_audit_resumed_runs_nothing(unbroken: Path, tmp_path: Path) -
     assert main(["audit", *OPTIONS, "--out", str(unbroken), "--resume", "--backend", "inline", "--quiet"]) == 3
     assert jobs_in_log(unbroken) == before
     assert without_clocks(json.loads((unbroken / "result.json").read_text())) == without_clocks(text)
+
+
+@pytest.mark.parametrize(
+    ("backend", "how", "number"),
+    [("ray", "group", signal.SIGINT), ("inline", "process", signal.SIGTERM)],  # a terminal's Ctrl-C, and a scheduler's signal
+)
+def test_a_signal_leaves_a_partial_report_and_resume_gives_the_same_result(
+    unbroken: Path, tmp_path: Path, backend: str, how: str, number: signal.Signals
+) -> None:
+    out, said = tmp_path / "cut", tmp_path / "said"
+    with said.open("w") as file:
+        process = subprocess.Popen(
+            command(out, "--backend", backend, "--json"), stdout=subprocess.PIPE, stderr=file, text=True, start_new_session=True
+        )
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:  # as a program would follow it
+        lines.append(line)
+        if sum(parse_event(line).event == "trial" for line in lines[-1:]) and len(lines) > 20:
+            (os.killpg if how == "group" else os.kill)(process.pid, number)
+            break
+    lines += process.stdout.readlines()
+    process.stdout.close()
+    assert process.wait() == 130, said.read_text()
+    told = [parse_event(line) for line in lines]
+    assert [event.event for event in told][-4:] == ["interrupt", "verdict", "verdict", "done"]
+    assert told[-4].by == number.name
+
+    cut = load(out)
+    refusal = cut.subjects[1]
+    assert 1 <= len(refusal.trials) < 8
+    assert cut.partial == f"interrupted after {len(refusal.trials)} of 8 trials"
+    assert (refusal.verdict, refusal.reason) == ("INCONCLUSIVE", cut.partial)
+    assert "PARTIAL" in (out / "report.md").read_text()
+    assert cut.partial in (out / "report.html").read_text()
+    assert "stopping: " in said.read_text()
+    assert "partial report" in said.read_text()
+    assert "Traceback" not in said.read_text()
+
+    before = jobs_in_log(out)
+    run = subprocess.run(command(out, "--backend", backend, "--resume"), capture_output=True, text=True)
+    assert run.returncode == 3, run.stdout + run.stderr
+    assert "\x1b" not in run.stdout + run.stderr
+    assert set(jobs_in_log(out).values()) == {1}
+    assert set(before) < set(jobs_in_log(out))
+    first, second = (without_clocks(json.loads((folder / "result.json").read_text())) for folder in (unbroken, out))
+    assert first == second
+
+
+def test_a_second_signal_stops_at_once_and_reports_nothing(tmp_path: Path) -> None:
+    """The running attack never comes to its next rung: only the second signal ends it."""
+    script = (
+        "import sys, time\n"
+        "from weakspot.search.trial import Workbench\n"
+        "run = Workbench.run\n"
+        "def hanging(self, job):\n"
+        "    if job.phase == 'search':\n"
+        "        time.sleep(100000)\n"
+        "    yield from run(self, job)\n"
+        "Workbench.run = hanging\n"
+        "from weakspot.cli.main import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    out, said = tmp_path / "out", tmp_path / "said"
+    arguments = [sys.executable, "-P", "-c", script, *command(out, "--backend", "inline", "--json")[4:]]
+    with said.open("w") as file:
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=file, text=True, cwd=tmp_path)
+    assert process.stdout is not None
+    assert any(parse_event(line).event == "phase" and parse_event(line).phase == "search" for line in process.stdout)
+    process.send_signal(signal.SIGINT)
+    while "stopping" not in said.read_text():
+        time.sleep(0.1)
+    time.sleep(1)  # the same signal twice within a quarter of a second counts once
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130
+    process.stdout.close()
+    assert "run the same command with --resume" in said.read_text()
+    names = {path.name for path in out.iterdir()}
+    assert {"study.journal", "audit.log"} <= names
+    assert not names & {"result.json", "report.md", "report.html"}

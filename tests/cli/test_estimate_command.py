@@ -82,7 +82,7 @@ def test_more_trials_cost_more_and_the_price_follows(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    ("attack", "gib", "fit"), [("lora", "600", "FITS"), ("full_finetune", "24", "NO"), ("prefill", "40", "TIGHT")]
+    ("attack", "gib", "fit"), [("lora", "600", "FITS"), ("full_finetune", "48", "NO"), ("prefill", "140", "TIGHT")]
 )
 def test_a_described_model_is_held_against_a_described_gpu(
     attack: str, gib: str, fit: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -94,7 +94,7 @@ def test_a_described_model_is_held_against_a_described_gpu(
     assert found["fit"] == fit
     if fit == "NO":
         assert found["trials_on_one"] == 0
-        assert found["gpus_per_trial"] > 8_030_261_248 * 16 / (24 * 1024**3)
+        assert found["gpus_per_trial"] > 8_030_261_248 * 16 / ((48 - 8_030_261_248 * 4 / 1024**3) * 1024**3)
     else:
         assert found["trials_on_one"] >= 1
 

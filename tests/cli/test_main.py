@@ -203,4 +203,5 @@ def test_options_are_frozen() -> None:
         "--utility-floor", "--threat", "--set", "--flops", "--least-chance", "--until-broken", "--objective", "--searcher",
         "--suite", "--variations", "--scheduler", "--gpus", "--wait", "--storage",
         "--no-control", "--resume", "--overwrite", "--gate", "--wandb", "--wandb-mode", "--tensorboard", "--backend", "--quiet",
+        "--json",
     }  # fmt: skip

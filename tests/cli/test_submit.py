@@ -249,6 +249,25 @@ def test_ctrl_c_leaves_the_job_alone(capsys: pytest.CaptureFixture[str], monkeyp
     )
 
 
+def test_the_events_of_an_audit_are_kept_apart_from_the_rest_of_its_log(capsys: pytest.CaptureFixture[str]) -> None:
+    """A log comes in pieces, which break lines in two, and holds what driver and libraries have said on standard error."""
+    first, second, third = '{"event": "start", "a": 1}\n', '{"event": "done"}\n', "the last line has no end"
+    log = f"a library\x1b[2J\n{first}in words\n{second}{third}"
+    pieces = [log[:30], log[:41], log[:75], log]
+    answers = [*((piece, state("RUNNING")) for piece in pieces), (log, state("FAILED", 3))]
+    assert submit_command.followed(Client(*answers), "ws", apart=True) == 3
+    printed = capsys.readouterr()
+    assert printed.out == first + second
+    assert printed.err.splitlines()[1:] == ["in words", third]
+    assert "\x1b" not in printed.err
+
+
+def test_json_and_quiet_are_sent_with_the_audit() -> None:
+    audit, _, sent = submit_command.read_audit(["audit", "--json", "--quiet", "--defense", "tar"])
+    assert (audit.json, audit.quiet) == (True, True)
+    assert sent == ["--json", "--quiet", "--defense", "tar"]
+
+
 def test_an_audit_under_way_is_not_resumed_and_ids_are_not_taken_twice() -> None:
     def job(name: str, status: str) -> Any:
         return SimpleNamespace(submission_id=name, status=status, metadata={"weakspot": "1", "audit": "ws"}, start_time=1)
