@@ -32,6 +32,7 @@ weakspot audit --defense runs/refusal-checkpoint --out runs/refusal-audit
 
 A hyperparameter is changed with `--set`, under the paper's name; what is not named is the testbed's preset:
 
+<!-- test: slow -->
 ```sh
 weakspot audit --defense booster --set booster.alpha=0.05 --out runs/booster
 ```

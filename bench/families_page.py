@@ -41,6 +41,7 @@ One safeguarded model each (seed 0); a search of at most {trials} trials says wh
 What a family needs is declared in its class and given by the threat model of an audit. The undefended weights are withheld
 unless they are granted, and a family that is named and needs more than is given is refused before anything runs:
 
+<!-- test: slow -->
 ```sh
 weakspot audit --attack merge --attack delta_strip --threat base_weights=true --out runs/base-in-hand
 ```
