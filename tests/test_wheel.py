@@ -19,7 +19,7 @@ from weakspot.records import parse_result
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE_DIR = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
-DATA = (".css", ".html", ".j2", ".json", ".typed")  # files that are not Python and must travel
+DATA = (".css", ".html", ".j2", ".js", ".json", ".typed")  # files that are not Python and must travel
 
 
 def run(*command: str | Path, cwd: Path, limit: int = 480) -> str:
@@ -38,10 +38,8 @@ def run(*command: str | Path, cwd: Path, limit: int = 480) -> str:
     return output
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy: setuptools writes build/ into the tree, and would pack what an older build left there."""
-    copy = tmp_path_factory.mktemp("source")
+def build_wheel(copy: Path) -> Path:
+    """The wheel, built in an empty folder: setuptools writes build/ into the tree, and would pack what an older build left."""
     for folder in {folder.split("/")[0] for folder in PACKAGE_DIR.values()}:
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "README.md", "LICENSE"):
@@ -49,6 +47,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", copy / "dist", cwd=copy)
     (built,) = (copy / "dist").glob("*.whl")
     return built
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(tmp_path_factory.mktemp("source"))
 
 
 @dataclass(frozen=True)
