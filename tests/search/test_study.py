@@ -119,9 +119,9 @@ def test_proposals_depend_on_the_seed_and_the_results_only(tmp_path: Path, searc
     assert proposals("b", 1, reopen=True) == first
     other = proposals("c", 2, reopen=False)
     assert sum(a != b for a, b in zip(first, other, strict=True)) > 20
-    assert len({str(p.config) for p in first if p.kind == "new"}) >= 20, (
-        "some are repeats, and a model may ask for a corner twice"
-    )
+    new = [str(p.config) for p in first if p.kind == "new"]
+    assert len(new) >= 16, "some are repeats or revived"
+    assert len(set(new)) >= len(new) - 2, "a model may ask for a corner twice"
 
 
 @pytest.mark.parametrize("searcher", EVERY)
