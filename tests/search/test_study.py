@@ -121,7 +121,7 @@ def test_proposals_depend_on_the_seed_and_the_results_only(tmp_path: Path, searc
     assert sum(a != b for a, b in zip(first, other, strict=True)) > 20
     new = [str(p.config) for p in first if p.kind == "new"]
     assert len(new) >= 16, "some are repeats or revived"
-    assert len(set(new)) >= len(new) - 2, "a model may ask for a corner twice"
+    assert len(set(new)) >= len(new) - 4, "two knobs, and the best lies in a corner: it may be asked for more than once"
 
 
 @pytest.mark.parametrize("searcher", EVERY)
