@@ -1,12 +1,12 @@
-"""The command line, for tests that start a Ray of their own on a machine that may be busy.
+"""Command lines for tests that start a Ray of their own on a machine that may be busy.
 
 Ray gives a raylet 30 s to register (ray._private.node.Node), which a busy machine exceeds: here it has five minutes. Run as
-`python -c PATIENT ARGUMENTS`.
+`python -c PATIENT ARGUMENTS`: weakspot's command line, or Ray's.
 """
 
 from __future__ import annotations
 
-PATIENT = """
+WAITING = """
 import sys, time
 import ray._private.services as services
 ask = services.get_node
@@ -18,6 +18,6 @@ def patient(*given):
             time.sleep(0.5)
     return ask(*given)
 services.get_node = patient
-from weakspot.cli.main import main
-sys.exit(main(sys.argv[1:]))
 """
+PATIENT = WAITING + "from weakspot.cli.main import main\nsys.exit(main(sys.argv[1:]))\n"
+PATIENT_RAY = WAITING + "from ray.scripts.scripts import main\nsys.exit(main())\n"

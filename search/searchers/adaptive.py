@@ -86,9 +86,8 @@ class Adaptive(Searcher):
         Two runs settle what does not break. The best of many that do is the luckier the more there are: it takes more.
         """
         more = math.floor(self.DOUBT * math.log10(1 + len(memory.known)))
-        needed = {False: 2, True: 2 + more}
-        unsettled = (k for k in memory.best(3) if k.runs < needed[self.breaks(k.score)] and not k.stopped and k.score > 0)
-        best = next(unsettled, None)
+        ready = (known for known in memory.best(3) if not known.stopped and known.score > 0)
+        best = next((known for known in ready if known.runs < (2 + more if self.breaks(known.score) else 2)), None)
         return Proposal(best.family, best.config, "repeat", best.number) if best else None
 
     def breaks(self, score: float) -> bool:

@@ -28,6 +28,7 @@ from typing import Any
 
 import psutil
 
+from tests.patient import PATIENT_RAY
 from weakspot.cache import cache_root
 
 # Proposals and decisions are functions of the seed alone, whoever finishes first: random search, and nothing is stopped.
@@ -35,22 +36,6 @@ AUDIT = (
     "--defense refusal --attack full_finetune --searcher random --scheduler full --variations 0 --no-control --gate --quiet"
 ).split()
 TOKEN = "0123456789abcdef0123456789abcdef"  # Ray asks for 32 characters or more
-# Ray gives a raylet 30 s to register (ray._private.node.Node), which a busy machine exceeds: here it has five minutes.
-START = """
-import sys, time
-import ray._private.services as services
-ask = services.get_node
-def patient(*given):
-    for _ in range(600):
-        try:
-            return ask(*given)
-        except RuntimeError:
-            time.sleep(0.5)
-    return ask(*given)
-services.get_node = patient
-from ray.scripts.scripts import main
-sys.exit(main())
-"""
 HEALTH = {  # a frozen node counts as dead after 15 to 25 s instead of 65
     "RAY_health_check_initial_delay_ms": "5000",
     "RAY_health_check_period_ms": "2000",
@@ -167,7 +152,7 @@ class Cluster:
         )  # fmt: skip
         for _ in range(tries):
             command = [
-                *prefix, str(self.python), "-c", START, "start", "--block", f"--num-cpus={cpus}",
+                *prefix, str(self.python), "-c", PATIENT_RAY, "start", "--block", f"--num-cpus={cpus}",
                 "--object-store-memory=150000000", "--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0",
                 f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={self.folder / f'r{number}'}",
                 *options(),
