@@ -91,8 +91,10 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     }
     presets = {f"weakspot/{file.relative_to(ROOT)}" for file in (ROOT / "testbeds/hub/presets").glob("*.toml")}
     templates = {f"weakspot/{file.relative_to(ROOT)}" for file in (ROOT / "cluster/templates").iterdir()}
-    assert {name for name in names if name.startswith("weakspot/")} == modules | presets | templates
+    vendored = {f"weakspot/{file.relative_to(ROOT)}" for file in (ROOT / "report/vendor").iterdir()}
+    assert {name for name in names if name.startswith("weakspot/")} == modules | presets | templates | vendored
     assert presets
+    assert {"weakspot/report/vendor/plotly-basic.min.js", "weakspot/report/vendor/plotly-LICENSE.txt"} <= vendored
     assert len(templates) >= 7
     assert {"weakspot/py.typed", "weakspot/report/page.html", "weakspot/search/portfolio.json"} <= names
 
