@@ -100,13 +100,9 @@ def to_markdown(comparison: Comparison) -> str:
 
 def to_html(comparison: Comparison) -> str:
     """One self-contained page without scripts. The template engine escapes every cell."""
-    from jinja2 import BaseLoader, Environment, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=BaseLoader(), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(embed.packaged("comparison.html")).render(
+    return embed.template("comparison.html").render(
         title=title(comparison),
         policy=embed.policy(),
         warnings=comparison.warnings,

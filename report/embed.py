@@ -11,7 +11,10 @@ import gzip
 import hashlib
 import json
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}  # U+2028, U+2029 and lone surrogates are escaped by ensure_ascii
 
@@ -19,6 +22,16 @@ UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}  # U+2028, U+2029 and 
 def packaged(name: str) -> str:
     """The text of a file of this package, e.g. 'page.css' or 'vendor/plotly-basic.min.js'."""
     return files("weakspot.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def template(name: str) -> Template:
+    """A template of this package that may extend and import others of it; whatever is put into it is escaped."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FunctionLoader(packaged), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(name)
 
 
 def as_data(value: Any) -> str:

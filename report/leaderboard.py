@@ -6,17 +6,16 @@ not win. What is unreliable is shown, marked, below, without a rank.
 
 from __future__ import annotations
 
-import base64
 import csv
 import hashlib
 import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 
 from weakspot.cards import Card, threat_digest
 from weakspot.records import ThreatModelRecord
+from weakspot.report import embed
 from weakspot.report.numbers import ABSENT, human_flops, interval, plain, settings
 from weakspot.report.words import attacker, counted
 from weakspot.text import one_line
@@ -172,31 +171,24 @@ def elsewhere(card: Card) -> Cell:
 
 def to_html(boards: Sequence[Board]) -> str:
     """The whole page. Everything that cards say is escaped by the template engine; the one script is named by its hash."""
-    from jinja2 import BaseLoader, Environment, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=BaseLoader(), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    script = _packaged("leaderboard.js")
-    return environment.from_string(_packaged("leaderboard.html")).render(
+    script = embed.packaged("leaderboard.js")
+    return embed.template("leaderboard.html").render(
+        title="Leaderboard",
+        policy=embed.policy(script),
         boards=boards,
         columns=COLUMNS,
-        css=Markup(look() + _packaged("leaderboard.css")),
+        css=Markup(look() + embed.packaged("leaderboard.css")),
         script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
 def look() -> str:
     """The colours and fonts of the report, light and dark: the rule of report/page.css that sets its variables."""
-    rule = re.search(r":root \{[^}]*\}", _packaged("page.css"))
+    rule = re.search(r":root \{[^}]*\}", embed.packaged("page.css"))
     assert rule is not None, "report/page.css begins with its variables"
     return rule[0] + "\n"
-
-
-def _packaged(name: str) -> str:
-    return files("weakspot.report").joinpath(name).read_text(encoding="utf-8")
 
 
 # The table as CSV --------------------------------------------------------------------------------------------------------

@@ -31,18 +31,14 @@ def to_html(result: Result, source: str | None = None) -> str:
     Args:
         source: the text of result.json as it lies on disk, which the page gives back; that of `result` if None.
     """
-    from jinja2 import BaseLoader, Environment, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=BaseLoader(), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(embed.packaged("page.html"))
     scripts = [embed.packaged(name) for name in ("vendor/plotly-basic.min.js", "charts.js", "page.js")]
     heat = heat_map(result)
     told = [sensitivity(subject.trials, result.threat_model.utility_floor) for subject in result.subjects]
     views = [_view(label, subject, s.note, result) for (label, subject), s in zip(_labelled(result), told, strict=True)]
-    return template.render(
+    page = embed.template("page.html")
+    return page.render(
         result=result,
         threat=result.threat_model,
         title=words.audit_title(result),

@@ -9,7 +9,6 @@ import csv
 import io
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,26 +16,15 @@ from typing import Any
 
 import pytest
 
+from tests.report.browsing import CHROMIUM, NEEDS_CHROMIUM, serious, visit
 from tests.report.builders import make_card, make_finding, make_result, make_subject, make_trial
 from tests.report.large import make_large
 from weakspot.files import write_text
 from weakspot.records import Result, SearchRecord, VariationRecord
 from weakspot.report.page import to_html
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-AXE = Path(__file__).parent / "vendor/axe.min.js"
-WAIT = 240_000  # milliseconds until a busy machine has drawn a page
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-    with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=WAIT)
-        yield opened
-        opened.close()
+pytestmark = NEEDS_CHROMIUM
+DRAWN = "html[data-drawn]"  # all plots are there
 
 
 @pytest.fixture(scope="module")
@@ -55,29 +43,9 @@ def write(result: Result, folder: Path) -> Path:
     return path
 
 
-def visit(browser: Any, file: Path, width: int = 1280, scheme: str = "light") -> tuple[Any, list[str]]:
-    """An opened page with all plots drawn, and what went wrong or out: console errors, exceptions, requests, dialogs."""
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page.set_default_timeout(WAIT)
-    seen: list[str] = []
-    page.on(
-        "console", lambda message: seen.append(f"console: {message.text}") if message.type in ("error", "warning") else None
-    )
-    page.on("pageerror", lambda error: seen.append(f"error: {error}"))
-    page.on("dialog", lambda dialog: (seen.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-    page.on("request", lambda request: None if own(request.url, file) else seen.append(f"request: {request.url[:80]}"))
-    page.goto(file.as_uri())
-    page.wait_for_selector("html[data-drawn]", state="attached")
-    return page, seen
-
-
-def own(url: str, file: Path) -> bool:
-    return url == file.as_uri() or url.startswith(("data:", f"blob:{file.as_uri()[:7]}", "blob:null"))
-
-
 @pytest.fixture(scope="module")
 def opened(browser: Any, file: Path) -> Iterator[tuple[Any, list[str]]]:
-    page, seen = visit(browser, file)
+    page, seen = visit(browser, file, ready=DRAWN)
     yield page, seen
     page.close()
 
@@ -145,27 +113,24 @@ def test_the_downloaded_table_has_every_trial(opened: tuple[Any, list[str]], def
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(browser: Any, file: Path, scheme: str) -> None:
-    page, seen = visit(browser, file, scheme=scheme)
+    page, seen = visit(browser, file, scheme=scheme, ready=DRAWN)
     page.evaluate("for (const folded of document.querySelectorAll('details:not(.trials)')) folded.open = true")
-    page.evaluate(AXE.read_text(encoding="utf-8") + ";0")
-    found = page.evaluate(
-        "axe.run().then(r => r.violations.map(v => [v.impact, v.id, v.nodes.slice(0, 3).map(n => n.html.slice(0, 160))]))"
-    )
+    found = serious(page)
     page.close()
-    assert [violation for violation in found if violation[0] in ("serious", "critical")] == []
+    assert found == []
     assert seen == []
 
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_never_scrolls_sideways(browser: Any, file: Path, width: int) -> None:
-    page, _ = visit(browser, file, width=width)
+    page, _ = visit(browser, file, width=width, ready=DRAWN)
     page.evaluate("for (const folded of document.querySelectorAll('details')) folded.open = true")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.close()
 
 
 def test_the_switch_turns_the_page_and_its_plots_dark(browser: Any, file: Path) -> None:
-    page, _ = visit(browser, file)
+    page, _ = visit(browser, file, ready=DRAWN)
     ground = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(ground)
     ink = page.evaluate("getComputedStyle(document.querySelector('[data-chart=cost] .xtitle')).fill")
@@ -177,7 +142,7 @@ def test_the_switch_turns_the_page_and_its_plots_dark(browser: Any, file: Path) 
 
 
 def test_everything_that_answers_is_reached_by_the_tab_key(browser: Any, file: Path) -> None:
-    page, _ = visit(browser, file)
+    page, _ = visit(browser, file, ready=DRAWN)
     reached = set()
     for _ in range(80):
         page.keyboard.press("Tab")
@@ -189,7 +154,7 @@ def test_everything_that_answers_is_reached_by_the_tab_key(browser: Any, file: P
 
 
 def test_a_default_audit_prints_on_two_pages(browser: Any, file: Path, tmp_path: Path) -> None:
-    page, _ = visit(browser, file)
+    page, _ = visit(browser, file, ready=DRAWN)
     printed = page.pdf(prefer_css_page_size=True)
     page.close()
     assert 1 <= len(re.findall(rb"/Type\s*/Page\b", printed)) <= 2
@@ -250,7 +215,7 @@ def nasty_result() -> Result:
 
 def test_hostile_text_shows_and_does_nothing(browser: Any, tmp_path: Path) -> None:
     result = nasty_result()
-    page, seen = visit(browser, write(result, tmp_path))
+    page, seen = visit(browser, write(result, tmp_path), ready=DRAWN)
     for button in page.locator("#heat-map button").all()[:12]:
         button.dispatch_event("click")
     page.locator("#parallel-choice").select_option(index=1)
@@ -273,7 +238,7 @@ def test_a_lone_surrogate_is_shown_as_a_replacement(browser: Any, tmp_path: Path
     subject = make_subject("half \ud83d", reason="\udc80", trials=[make_trial(0, [(4, 0.6, 1.0)], attack="cut \ud800")])
     path = tmp_path / "report.html"
     write_text(path, to_html(make_result([subject])))
-    page, seen = visit(browser, path)
+    page, seen = visit(browser, path, ready=DRAWN)
     assert seen == []
     assert "cut" in page.locator("#heat-map tbody th").all_inner_texts()
     page.close()
