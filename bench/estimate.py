@@ -5,7 +5,7 @@
 Each trial runs in a process of its own, on the undefended base, with one thread: a few steps, then one measurement of the
 search stage. Peak is that of the resident set (getrusage), taken twice: whole, and less what the process held once its
 libraries were loaded. Seconds are those of the processor, which on one thread are the time on an idle machine. After the trial
-the same process measures the machine's speed in a second, as the command does, and estimates.
+the same process measures the machine's speed as the command does, by steps of the family's default, and estimates.
 """
 
 from __future__ import annotations
@@ -48,10 +48,12 @@ def measure(testbed_name: str, family_name: str, config: dict[str, Any]) -> dict
 
     from weakspot.attacks import get
     from weakspot.attacks.base import in_hand
-    from weakspot.cluster.estimate import calibrate, measure_seconds, trial_seconds
+    from weakspot.cluster.calibrate import calibrate
+    from weakspot.cluster.estimate import measure_seconds, trial_seconds
     from weakspot.cluster.memory_model import memory, shape_of
     from weakspot.knobs import configure
     from weakspot.search.forecast import configuration, lengths_of, workload
+    from weakspot.search.space import defaults
     from weakspot.testbeds import get as get_testbed
 
     del get_peft_model, LlamaForCausalLM  # loaded here, so that the baseline holds them
@@ -68,14 +70,17 @@ def measure(testbed_name: str, family_name: str, config: dict[str, Any]) -> dict
     asked, peak = time.process_time(), resident()
     course.close()  # pyright: ignore[reportAttributeAccessIssue]
     shape = shape_of(configuration(testbed)[0], testbed_name)
-    work = workload(family, {"batch_size": 16, **config, "steps": steps}, (steps,), testbed, lengths_of(testbed, tokenizer))
-    needed, speed = memory(shape, work), calibrate(shape, work)
+    lengths = lengths_of(testbed, tokenizer)
+    work = workload(family, {"batch_size": 16, **config, "steps": steps}, (steps,), testbed, lengths)
+    usual = workload(family, defaults(family_name), (steps,), testbed, lengths)  # not the trial's own: the command has many
+    needed, speed = memory(shape, work), calibrate(shape, [usual])
     return {
         "baseline": baseline, "peak": peak, "training": trained - started, "asking": asked - trained,
         "estimated_model": needed.model, "estimated_total": needed.total,
         "estimated_training": trial_seconds(shape, replace(work, measurements=0), speed),
         "estimated_asking": measure_seconds(shape, work, speed),
-        "gflops": speed.flops / 1e9, "bandwidth": speed.bandwidth / 1e9, "call": speed.call * 1e6,
+        "gflops": speed.flops / 1e9, "bandwidth": speed.bandwidth / 1e9, "call": speed.call * 1e6, "counting": speed.counting,
+        **{f"factor_{kind}": factor for kind, factor in speed.factors.items()},
     }  # fmt: skip
 
 
@@ -95,7 +100,8 @@ def row(number: int, found: dict[str, float]) -> str:
         (found["estimated_training"] + found["estimated_asking"], found["training"] + found["asking"], "s in all"),
     )
     told = ", ".join(f"{guess:.3g} / {true:.3g} {unit} = {guess / true:.2f}" for guess, true, unit in pairs)
-    speed = f"{found['gflops']:.0f} GFLOP/s, {found['bandwidth']:.1f} GB/s, {found['call']:.1f} us a call"
+    factors = ", ".join(f"{name[7:]} x {value:.2f}" for name, value in found.items() if name.startswith("factor_"))
+    speed = f"{found['gflops']:.0f} GFLOP/s, {found['bandwidth']:.1f} GB/s, {found['call']:.1f} us a call; scaled {factors}"
     knobs = " ".join(f"{knob}={value}" for knob, value in config.items())
     return f"{testbed} {family} {knobs}\n    estimated / measured: {told}\n    speed: {speed}"
 

@@ -156,10 +156,11 @@ def gpu_bytes(audit: argparse.Namespace) -> float | None:
 def machine_of(
     options: argparse.Namespace, audit: argparse.Namespace, testbed: Any, shape: Any, expected: Any, subjects: int
 ) -> Machine:
-    """The GPU that was described or is here, else this machine; its speed as given, or as measured in a second."""
+    """The GPU that was described or is here, else this machine; its speed as given, or as measured in some seconds."""
     import torch
 
-    from weakspot.cluster.estimate import Speed, calibrate
+    from weakspot.cluster.calibrate import calibrate
+    from weakspot.cluster.estimate import Speed
 
     here = gpu_bytes(audit)
     device = "gpu" if options.gpu_memory or here else "cpu"
@@ -167,8 +168,7 @@ def machine_of(
     speed = Speed(options.tflops * 1e12, source=f"given, {options.tflops:g} TFLOP/s") if options.tflops else None
     if speed is None and (device == "cpu" or here):
         torch.set_num_threads(threads)
-        typical = next(iter(expected.families.values())).drawn[0]
-        speed = calibrate(shape, typical, device)
+        speed = calibrate(shape, [work.drawn[0] for work in expected.families.values()], device)
     if device == "gpu":
         return Machine(device, options.gpu_memory * GIB if options.gpu_memory else here, speed)
     workers = 1 if audit.backend == "inline" else audit.workers or testbed.workers

@@ -9,17 +9,15 @@ Time of a step = operations / speed + bytes moved / bandwidth + calls x time of 
 - Bytes moved: by the optimizer over its parameters, by activations written and read again. They cost what a copy costs.
 - Calls: a small model spends its time in them. So many a layer were counted on a Llama with a TorchDispatchMode.
 
-Speed, bandwidth and the time of a call are measured on this machine in about a second (`calibrate`), with products of the
-model's own size; or the speed is given and the rest left out.
+Speed, bandwidth and the time of a call are measured on this machine in a few seconds, and the sum is then scaled to real steps
+of a model of the same width with few layers (cluster/calibrate.py); or the speed is given and the rest left out.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from weakspot.cluster.memory_model import (
     ASKED,
@@ -39,8 +37,8 @@ FITS, TIGHT, NO, UNKNOWN = "FITS", "TIGHT", "NO", "UNKNOWN"
 FORWARD_CALLS, BACKWARD_CALLS = 42, 78  # of torch in one decoder layer, views left out
 MOST_ON_ONE = 16  # trials on one GPU: more share its time, not its memory
 ENCODING = 2e-4  # seconds an example takes to be put into its template and tokenised: 912 of fable took 0.2 s on one core here
-LEAST_CALLS = 5
-CALIBRATION = 0.5  # seconds that products are measured for; bandwidth and calls take as long together
+COUNTED = 2  # steps of a trial whose operations are counted (attacks/meter.py); longer trials of more shapes count a few more
+KIND_OF = {"four_bit": "adapter", "inputs": "adapter"}  # what has no factor of its own has that of a near kind
 
 
 @dataclass(frozen=True)
@@ -52,12 +50,19 @@ class Speed:
         bandwidth: bytes a second, read or written; infinite where unknown.
         call: seconds of a call into torch that computes next to nothing.
         source: where these come from, in words.
+        factors: by what is trained ("nothing" is asking), how much longer real work takes than the sum; 1 where absent.
+        counting: seconds more of a step whose operations are counted.
     """
 
     flops: float
     bandwidth: float = math.inf
     call: float = 0.0
     source: str = "given"
+    factors: Mapping[str, float] = field(default_factory=dict)
+    counting: float = 0.0
+
+    def factor(self, trained: str) -> float:
+        return self.factors.get(KIND_OF.get(trained, trained), 1.0)
 
 
 def forward_flops(shape: Shape, tokens: float, length: float, predicted: float) -> float:
@@ -98,7 +103,8 @@ def step_seconds(shape: Shape, work: Workload, speed: Speed) -> float:
         whole = Workload(rows=work.rows, length=work.length, predicted=work.predicted, compute_bytes=work.compute_bytes)
         return work.price * step_seconds(shape, whole, speed)
     calls = shape.layers * (FORWARD_CALLS + (0 if work.trained == "nothing" else BACKWARD_CALLS))
-    return step_flops(shape, work) / speed.flops + step_bytes(shape, work) / speed.bandwidth + calls * speed.call
+    seconds = step_flops(shape, work) / speed.flops + step_bytes(shape, work) / speed.bandwidth + calls * speed.call
+    return speed.factor(work.trained) * seconds
 
 
 def measure_seconds(shape: Shape, work: Workload, speed: Speed) -> float:
@@ -108,12 +114,14 @@ def measure_seconds(shape: Shape, work: Workload, speed: Speed) -> float:
     batches, calls = math.ceil(work.prompts / ASKED), shape.layers * FORWARD_CALLS * speed.call
     flops = forward_flops(shape, work.prompts * (work.length + work.new_tokens), work.length, work.prompts * work.new_tokens)
     read = batches * work.new_tokens * 4 * (shape.matrices + shape.embedding)
-    return flops / speed.flops + read / speed.bandwidth + batches * (1 + work.new_tokens) * calls
+    seconds = flops / speed.flops + read / speed.bandwidth + batches * (1 + work.new_tokens) * calls
+    return speed.factor("nothing") * seconds
 
 
 def trial_seconds(shape: Shape, work: Workload, speed: Speed) -> float:
     """A trial that is run to its end and measured at every rung."""
-    training = work.examples * ENCODING + work.steps * step_seconds(shape, work, speed)
+    counted = min(COUNTED, work.steps) * speed.counting
+    training = work.examples * ENCODING + counted + work.steps * step_seconds(shape, work, speed)
     return training + work.measurements * measure_seconds(shape, work, speed)
 
 
@@ -199,54 +207,3 @@ def choose(need: Memory | None, have: float | None, spreads: bool, unknown: str 
 def peak(shape: Shape, works: list[Workload], device: str) -> Memory:
     """The memory of the largest of several trials."""
     return max((memory(shape, work, device) for work in works), key=lambda m: m.total)
-
-
-# This machine ------------------------------------------------------------------------------------------------------------
-
-
-def calibrate(shape: Shape, work: Workload, device: str = "cpu") -> Speed:
-    """The speed of this machine with products as large as the model's, in about a second. Trains nothing."""
-    import torch
-
-    place = "cuda" if device == "gpu" else "cpu"
-    done: Callable[[], Any] = torch.cuda.synchronize if device == "gpu" else lambda: None
-    clock = time.perf_counter if device == "gpu" else own_time
-    rows, width, inner = work.tokens, shape.width, shape.inner
-    tokens_TD = torch.randn(rows, width, device=place, requires_grad=True)
-    linear = torch.nn.Linear(width, inner, bias=False, device=place)
-
-    def products() -> None:  # forward and both backward: a transposed operand is slower on some machines
-        with torch.autocast(place, torch.bfloat16, enabled=work.compute_bytes < 4):
-            out_TF = linear(tokens_TD)
-        linear.weight.grad = tokens_TD.grad = None
-        out_TF.backward(torch.ones_like(out_TF))
-
-    product = seconds_of(products, done, CALIBRATION, clock)
-    block = torch.ones(16 * 2**20, device=place)
-    other = torch.empty_like(block)
-    copy = seconds_of(lambda: other.copy_(block), done, CALIBRATION / 2, clock)
-    small = torch.nn.Sequential(*(layer for _ in range(8) for layer in (torch.nn.Linear(8, 8), torch.nn.SiLU()))).to(place)
-    given = torch.ones(2, 8, device=place)
-    both = seconds_of(lambda: small(given).sum().backward(), done, CALIBRATION / 2, clock)
-    calls = 8 * 6  # forward a product and an activation, backward those, a second product and two sums
-    return Speed(6 * rows * width * inner / product, 2 * block.nbytes / copy, both / calls, "measured on this machine")
-
-
-def own_time() -> float:
-    """Seconds of the processors on this process, a thread: what another process takes in between is not counted."""
-    import torch
-
-    return time.process_time() / torch.get_num_threads()
-
-
-def seconds_of(call: Callable[[], Any], done: Callable[[], Any], span: float, clock: Callable[[], float]) -> float:
-    """The median time of a call over `span` seconds, after one that is not counted."""
-    call()
-    done()
-    times, until = [], time.perf_counter() + span
-    while time.perf_counter() < until or len(times) < LEAST_CALLS:
-        started = clock()
-        call()
-        done()
-        times.append(clock() - started)
-    return sorted(times)[len(times) // 2]

@@ -131,7 +131,7 @@ def test_this_machine_is_measured_where_no_gpu_is_named(capsys: pytest.CaptureFi
     found = estimate(capsys, "audit", "--attack", "lora", "--trials", "4")
     assert found["device"] == "cpu"
     assert found["fit"] == "FITS"
-    assert found["speed"].startswith("measured on this machine: ")
+    assert found["speed"].startswith("measured on this machine, scaled to steps of 3 of 3 layers: ")
     assert found["hours"] > 0
     assert found["usd"] is None
 
