@@ -124,7 +124,7 @@ def test_a_finished_audit_resumed_runs_nothing(unbroken: Path, tmp_path: Path) -
     assert without_clocks(json.loads((unbroken / "result.json").read_text())) == without_clocks(text)
 
 
-@pytest.mark.slow  # two audits each; the one in one process was not seen to end in four minutes, beside others
+@pytest.mark.slow  # two audits each, some four minutes together
 @pytest.mark.parametrize(
     ("backend", "how", "number"),
     [("ray", "group", signal.SIGINT), ("inline", "process", signal.SIGTERM)],  # a terminal's Ctrl-C, and a scheduler's signal

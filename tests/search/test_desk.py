@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError
 from ray.tune.search import Searcher
+from ray.tune.trainable.metadata import _TrainingRunMetadata
 
 from weakspot.errors import RankLost, WeakspotError
 from weakspot.search.desk import CRASHES, LOSSES, Desk, PlanScheduler, PlanSearcher, node_died
@@ -193,12 +195,19 @@ def test_rays_own_error_says_no_more_than_a_text() -> None:
 def test_an_ended_trial_is_forgotten_at_the_next_turn_and_no_sooner() -> None:
     """Tune tells the searcher of a trial's last report only after it has told the scheduler."""
     scheduler = PlanScheduler(Desk(Plan(), lambda: 1))  # type: ignore[arg-type]
-    metadata = SimpleNamespace(last_result={"reading": "long"})
+    metadata = _TrainingRunMetadata()
+    metadata.last_result = {"reading": "long"}
+    for name in ("harm", "utility"):
+        metadata.update_metric(name, 0.5)
     trial: Any = SimpleNamespace(
         config={"job": "long"}, evaluated_params={"job": "long"}, experiment_tag="l", run_metadata=metadata
     )
     scheduler.on_trial_complete(None, trial, {})
-    assert trial.run_metadata.last_result == {"reading": "long"}
+    assert metadata.last_result == {"reading": "long"}
+    kept = len(pickle.dumps(metadata))
     assert scheduler.choose_trial_to_run(None) is None
     assert (trial.config, trial.evaluated_params, trial.experiment_tag) == ({}, {}, "")
-    assert "reading" not in trial.run_metadata.last_result
+    assert "reading" not in metadata.last_result
+    assert len(pickle.dumps(metadata)) < kept / 2
+    metadata.update_metric("harm", 0.7)  # a late word does no harm
+    assert metadata.metric_analysis["harm"]["max"] == 0.7
