@@ -280,6 +280,10 @@ def test_an_audit_under_way_is_not_resumed_and_ids_are_not_taken_twice() -> None
     assert submit.successor(client(job("ws", "FAILED"), job("ws-2", "STOPPED")), "ws") == "ws-3"
     with pytest.raises(UserError, match="ws-2 is still RUNNING: follow it with"):
         submit.successor(client(job("ws", "FAILED"), job("ws-2", "RUNNING")), "ws")
+    first, second = job("ws", "FAILED"), SimpleNamespace(**{**vars(job("ws-2", "RUNNING")), "start_time": 2})
+    assert submit.find(client(first, second), "ws") is first, "Ray's id goes before the audit's name"
+    first.submission_id = "ws-1"
+    assert submit.find(client(first, second), "ws") is second, "of an audit the latest"
     with pytest.raises(UserError, match="no job 'other' on the cluster at http://there: known are ws"):
         submit.find(client(job("ws", "FAILED")), "other")
 

@@ -64,6 +64,18 @@ def test_what_has_not_changed_is_not_sent_again(out: Path, there: Storage) -> No
     assert set(there.sizes()) == {"study.journal"}
 
 
+def test_the_study_is_stored_first_and_the_result_last(out: Path, there: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who finds a result there finds the study that it came from; a journal ahead of the log can be resumed."""
+    sent: list[str] = []
+    write = Storage.write
+    monkeypatch.setattr(Storage, "write", lambda self, name, content: (sent.append(name), write(self, name, content))[1])
+    with keep(out, there) as watch:
+        watch.on_start(None)
+        for name in ("a.log", "result.json", "study.journal", "z.md"):
+            (out / name).write_text(name)
+    assert sent[-4:] == ["study.journal", "a.log", "z.md", "result.json"]
+
+
 def test_a_mistake_before_the_audit_begins_stores_and_removes_nothing(out: Path, there: Storage) -> None:
     (out / "study.journal").write_text("another audit's\n")
     there.write("study.journal", b"stored\n")

@@ -29,6 +29,20 @@ def test_a_file_uri_is_the_path_it_names(tmp_path: Path) -> None:
     assert (tmp_path / "a/x").read_bytes() == b"1"
 
 
+@pytest.mark.parametrize(("uri", "kind"), [("s3://bucket/audits/one/", "s3"), ("gs://bucket/audits/one", "gcs")])
+def test_an_object_store_is_named_by_its_bucket_and_replaces_objects_whole(
+    uri: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is asked of it yet; a region or an endpoint that is given spares the one question that would be."""
+    monkeypatch.setenv("AWS_REGION", "eu-north-1")
+    monkeypatch.setattr(fs, "resolve_s3_region", lambda bucket: pytest.fail("a region was given"))
+    there = open_storage(uri)
+    assert (there.uri, there.root, there.atomic) == (uri.rstrip("/"), "bucket/audits/one", True)
+    assert there.files.type_name == kind
+    if kind == "s3":
+        assert there.files.region == "eu-north-1"
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
     class Full:
         """A disk that takes the name of a file and none of its bytes."""
