@@ -237,6 +237,30 @@ def test_a_cluster_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         followed(("a\n", state("RUNNING")), *[ConnectionError("reset")] * 9)
 
 
+def test_a_stop_waits_until_the_job_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    client = Client(("", state("RUNNING")), ("", state("RUNNING")), ("", state("STOPPED")))
+    client.stop_job = told.append  # type: ignore[attr-defined]
+    client.get_job_info = lambda job: SimpleNamespace(**client.answers.pop(0)[1])  # type: ignore[method-assign]
+    assert submit.stop(client, "ws") == "STOPPED"
+    assert (told, client.answers) == (["ws"], [])
+    clock = iter(range(0, 10_000, 40))
+    monkeypatch.setattr(submit.time, "monotonic", lambda: next(clock))
+    client.answers = [("", state("RUNNING"))] * 100
+    with pytest.raises(UserError, match="ws was told to stop and has not ended: see the dashboard at http://there"):
+        submit.stop(client, "ws")
+    assert client.answers, "it gave up before the answers did"
+
+
+def test_only_weakspots_jobs_are_listed_the_newest_first() -> None:
+    def job(name: str | None, start: int, **metadata: str) -> Any:
+        return SimpleNamespace(submission_id=name, metadata=metadata, start_time=start)
+
+    jobs = [job("old", 1, weakspot="1"), job("theirs", 2), job(None, 3, weakspot="1"), job("new", 4, weakspot="1")]
+    client = SimpleNamespace(_address="http://there", list_jobs=lambda: jobs)
+    assert [job.submission_id for job in submit.ours(client)] == ["new", "old"]
+
+
 def test_ctrl_c_leaves_the_job_alone(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any) -> int:
         raise KeyboardInterrupt

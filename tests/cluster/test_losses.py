@@ -103,7 +103,7 @@ def test_a_killed_driver_is_resumed_on_an_empty_disk(here: Cluster, wheel: Path,
 
     run = here.submit(wheel, "resumed", *SIX, "--resume")
     assert run.returncode == 3, run.stdout + run.stderr
-    assert "submitted resumed-2" in run.stdout
+    assert "submitted resumed-2" in run.stderr
     assert searched(folder)[: len(before)] == before
     assert trials(folder) == undisturbed
     assert len(ended(folder)) == len(set(ended(folder)))
