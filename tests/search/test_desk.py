@@ -195,7 +195,7 @@ def test_rays_own_error_says_no_more_than_a_text() -> None:
 def test_an_ended_trial_is_forgotten_at_the_next_turn_and_no_sooner() -> None:
     """Tune tells the searcher of a trial's last report only after it has told the scheduler."""
     scheduler = PlanScheduler(Desk(Plan(), lambda: 1))  # type: ignore[arg-type]
-    metadata = _TrainingRunMetadata()
+    metadata: Any = _TrainingRunMetadata()
     metadata.last_result = {"reading": "long"}
     for name in ("harm", "utility"):
         metadata.update_metric(name, 0.5)
