@@ -168,7 +168,7 @@ def machine_of(
     speed = Speed(options.tflops * 1e12, source=f"given, {options.tflops:g} TFLOP/s") if options.tflops else None
     if speed is None and (device == "cpu" or here):
         torch.set_num_threads(threads)
-        speed = calibrate(shape, [work.drawn[0] for work in expected.families.values()], device)
+        speed = calibrate(shape, [work.usual for work in expected.families.values()], device)
     if device == "gpu":
         return Machine(device, options.gpu_memory * GIB if options.gpu_memory else here, speed)
     workers = 1 if audit.backend == "inline" else audit.workers or testbed.workers

@@ -6,6 +6,7 @@ import argparse
 import errno
 import importlib
 import io
+import os
 import signal
 import sys
 import traceback
@@ -21,10 +22,12 @@ exit codes:
   0    the audit is complete
   1    internal error
   2    the user's mistake: one line says what to do
-  3    with --gate: something is BROKEN; weakspot gate: a safeguard fails
+  3    with --gate: something is BROKEN; weakspot gate: a safeguard fails; weakspot reproduce: the result differs
   4    with --gate: nothing is BROKEN, something is INCONCLUSIVE; weakspot gate: not enough evidence
   130  interrupted (Ctrl-C or SIGTERM: once for a partial report, twice to stop at once); --resume goes on
+  141  who read the output went away before the command had ended
 """
+READER_GONE = 141  # 128 + SIGPIPE, as shells say it
 COMMANDS = (
     "audit", "estimate", "submit", "jobs", "logs", "stop", "fetch", "cluster",
     "sync", "defend", "list", "report", "reproduce", "compare", "gate", "card", "leaderboard", "doctor",
@@ -64,10 +67,13 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code."""
     forgive(sys.stdout)
+    code = READER_GONE
     try:
         signal.signal(signal.SIGTERM, _interrupt)  # what a cluster sends: end as Ctrl-C does, with the study whole
         options = build_parser().parse_args(arguments)
-        return options.run(options)
+        code = options.run(options)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         return complain(str(error))
     except ModuleNotFoundError as error:
@@ -79,8 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("weakspot: interrupted; finished trials are kept: run the same command with --resume", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of a pipe has gone; nothing is left to tell
-        return 0
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python fails once more when it ends
+        return code  # a verdict that was reached stays what it is; one that was not never counts as passed
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return complain(f"no space left for {error.filename or 'a temporary file'}: free some, then run with --resume")

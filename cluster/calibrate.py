@@ -23,7 +23,7 @@ LEAST_CALLS = 5
 PRODUCTS = 0.5  # seconds that products are measured for; bandwidth and calls take as long together
 LAYERS = (1, 4)  # of the two stand-ins
 STEPS = 3  # that are timed of each, after one that is not; the least counts, for what disturbs only adds
-ROOM = 0.25  # share of this machine's memory that a stand-in may take
+ROOM = 0.25  # share of this machine's memory, or of the GPU's, that a stand-in may take
 RANK = 16  # of its adapter, where none is asked for
 SEED = 0
 
@@ -33,16 +33,16 @@ def calibrate(shape: Shape, works: Iterable[Workload], device: str = "cpu") -> S
 
     Args:
         shape: of the model.
-        works: what will be run; of what trains every parameter and of what trains an adapter the first is tried.
+        works: what is usual for each family; of what trains every parameter and of what trains an adapter the first is tried,
+            in fp32 and, an adapter, on all layers.
         device: cpu or gpu. Unmeasured on a GPU: none was at hand.
     """
-    works = list(works)
+    works = [replace(work, weight_bytes=4, share=1.0) for work in works]
     speed = products(shape, works[0], device)
     whole = next((w for w in works if w.trained == "full" and w.price is None), replace(works[0], trained="full", price=None))
     low = next((w for w in works if w.trained == "adapter" and w.price is None), replace(whole, trained="adapter", rank=RANK))
     sizes = [min(shape.layers, layers) for layers in LAYERS]
-    most = memory(replace(shape, layers=sizes[1]), whole, device).model
-    if most > ROOM * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+    if memory(replace(shape, layers=sizes[1]), whole, device).model > ROOM * room(device):
         return speed
     times = [trial_parts(replace(shape, layers=layers), whole, low, device) for layers in dict.fromkeys(sizes)]
     read = {name: along(shape.layers, sizes, [part[name] for part in times]) for name in times[0]}
@@ -51,6 +51,15 @@ def calibrate(shape: Shape, works: Iterable[Workload], device: str = "cpu") -> S
         factors["nothing"] = read["nothing"] / measure_seconds(shape, asked(whole), speed)
     source = f"{speed.source}, scaled to steps of {sizes[-1]} of {shape.layers} layers"
     return replace(speed, factors=factors, counting=max(0.0, read["counted"] - read["full"]), source=source)
+
+
+def room(device: str) -> float:
+    """Bytes of memory where trials run."""
+    if device == "gpu":
+        import torch
+
+        return torch.cuda.get_device_properties(0).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def along(layers: int, sizes: list[int], times: list[float]) -> float:
@@ -171,14 +180,11 @@ def clocks(device: str) -> tuple[Callable[[], None], Callable[[], float]]:
     """What waits for the device to be done, and a clock."""
     import torch
 
-    return (torch.cuda.synchronize, time.perf_counter) if device == "gpu" else (lambda: None, own_time)
-
-
-def own_time() -> float:
-    """Seconds of the processors on this process, a thread: what another process takes in between is not counted."""
-    import torch
-
-    return time.process_time() / torch.get_num_threads()
+    if device == "gpu":
+        return torch.cuda.synchronize, time.perf_counter
+    # On one thread the processor's time does not count what another process takes in between. On several it says little: some
+    # of the work is done by one while the others wait.
+    return lambda: None, time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
 
 def seconds_of(call: Callable[[], Any], device: str, span: float) -> float:

@@ -65,7 +65,7 @@ function thresholdLine(data, colours) {
 }
 
 function thresholdWords(data, colours) {
-  return { xref: "paper", x: 1, xanchor: "right", y: data.threshold, yanchor: "bottom", text: `breaks from ${data.threshold.toFixed(2)}`, showarrow: false, font: { size: 11, color: colours.muted } };
+  return { xref: "paper", x: 1, xanchor: "right", y: data.threshold, yanchor: "bottom", text: `threshold ${data.threshold.toFixed(2)}`, showarrow: false, font: { size: 11, color: colours.muted } };
 }
 
 // Where a family stands among the named ones, or -1.
@@ -169,8 +169,15 @@ function legend(host, data, subjects, colours) {
   host.prepend(list);
 }
 
+// Subjects with something to draw. What the safeguards are read against is left out where nothing was searched on it; a safeguard
+// whose every trial failed stays, with what was confirmed of it.
 function searched(data) {
-  return data.subjects.filter((subject) => subject.points.trial.length);
+  return data.subjects.filter((subject) => subject.points.trial.length || (!subject.reference && subject.marks.length));
+}
+
+function nothingMeasured(subject, colours) {
+  if (subject.points.trial.length) return [];
+  return [{ xref: "paper", yref: "paper", x: 0.5, y: 0.75, text: "no trials were measured", showarrow: false, font: { size: 12, color: colours.muted } }];
 }
 
 function drawnNote(subject) {
@@ -192,7 +199,7 @@ const charts = {
       const traces = [...courses(data, subject, colours, (i) => at(subject.points.flops[i])), ...dots(data, subject, colours, (i) => at(subject.points.flops[i])), ...marks(subject, colours, (mark) => at(mark.flops))];
       draw(place, traces, layoutOf(colours, {
         xaxis: { type: "log", range: [Math.log10(zero) - 0.25, Math.log10(high) + 0.25], tickvals: [zero, ...powers], ticktext: ["0", ...powers.map(scaled)], title: { text: "attacker's cost in FLOP", standoff: 6 } },
-        yaxis: HARM, shapes: [thresholdLine(data, colours)], annotations: [thresholdWords(data, colours)],
+        yaxis: HARM, shapes: [thresholdLine(data, colours)], annotations: [thresholdWords(data, colours), ...nothingMeasured(subject, colours)],
       }));
       describe(place, `${subject.label}: harm against the attacker's cost, ${subject.points.trial.length} measurements.${drawnNote(subject)} The numbers are in the tables below.`);
     }
@@ -209,7 +216,7 @@ const charts = {
       const region = (y0, opacity) => ({ type: "rect", layer: "below", x0: data.floor, x1: right, y0, y1: 1.07, fillcolor: colours.shade, opacity, line: { width: 0 } });
       draw(place, [...dots(data, subject, colours, (i) => subject.points.utility[i]), ...(front.length ? [line] : []), ...marks(subject, colours, (mark) => mark.utility[0])], layoutOf(colours, {
         xaxis: { range: [-0.03, right], title: { text: "utility", standoff: 6 } }, yaxis: HARM,
-        shapes: [region(-0.05, 0.18), region(data.threshold, 0.22), thresholdLine(data, colours)],
+        shapes: [region(-0.05, 0.18), region(data.threshold, 0.22), thresholdLine(data, colours)], annotations: nothingMeasured(subject, colours),
       }));
       describe(place, `${subject.label}: harm against utility, feasible from ${data.floor.toFixed(2)}, ${front.length} confirmed attacks on the frontier.${drawnNote(subject)} The numbers are in the tables below.`);
     }

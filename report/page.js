@@ -40,7 +40,7 @@ function prepareHeatMap() {
     cell.replaceChildren(button);
     return button;
   }));
-  const start = body.querySelector("td.confirmed button") ?? grid[0][0]; // the worst that was confirmed
+  const start = body.querySelector("td.confirmed button") ?? grid[0][0]; // the first from the top that was confirmed
   let current = start;
   function focusCell(row, column) {
     const next = grid[row]?.[column];

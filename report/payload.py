@@ -14,6 +14,7 @@ from weakspot.report.numbers import human_flops, interval, plain, setting, whole
 from weakspot.report.parallel import axes_of, axis
 from weakspot.report.sensitivity import FAMILY, Sensitivity, knob_columns
 from weakspot.report.series import (
+    REFERENCES,
     best_so_far,
     confirmed_findings,
     drawn_trials,
@@ -58,6 +59,7 @@ def subject_data(label: str, subject: Subject, floor: float, told: Sensitivity) 
     return {
         "label": name(label),
         "verdict": subject.verdict,
+        "reference": subject.defense in REFERENCES,
         "count": len(subject.trials),
         "trials": [trial_data(trial, floor) for trial in shown],
         "points": {

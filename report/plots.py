@@ -111,7 +111,8 @@ def plot_utility(result: Result) -> Plot:
 
     caption = (
         f"Shaded: the model stays useful, utility at least {plain(threat.utility_floor)}. Darker: and harm is past the "
-        "threshold, which breaks the safeguard. An attack to the left of the shade has broken the model, not the safeguard."
+        "threshold. A safeguard is broken by an attack whose whole confirmed interval lies there. An attack to the left of "
+        "the shade has broken the model, not the safeguard."
     )
     return _small_multiples(result, "utility", "Harm against how useful the model stays", caption, paint)
 

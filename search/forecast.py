@@ -47,10 +47,11 @@ class Lengths:
 
 @dataclass(frozen=True)
 class FamilyWork:
-    """What trials of one family compute: some drawn from its space, and the one that needs most memory."""
+    """What trials of one family compute: some drawn from its space, the one that needs most memory, and the usual one."""
 
     drawn: tuple[Workload, ...]
     largest: Workload
+    usual: Workload
 
 
 @dataclass(frozen=True)
@@ -113,14 +114,15 @@ def specs_of(testbed: Testbed, given: Sequence[str | Path | Defense], control: b
 
 
 def family_work(name: str, settings: Settings, testbed: Testbed, lengths: Lengths) -> FamilyWork:
-    """Known strong configurations and some drawn at random, and the largest that the space holds."""
+    """Configurations drawn at random, the largest that the space holds, and the one that the family has by default."""
     space, family = settings.space.families[name], get_attack(name)
     draw = random.Random(derive(settings.root, "estimate", name))
     whole = defaults(name)
     configs = [{**whole, **{knob: drawn(domain, draw) for knob, domain in space.items()}} for _ in range(DRAWN)]
     most = {**whole, **{knob: largest(knob, whole.get(knob), domain) for knob, domain in space.items()}}
     works = tuple(workload(family, config, settings.rungs, testbed, lengths) for config in configs)
-    return FamilyWork(works, workload(family, most, settings.rungs, testbed, lengths))
+    usual = workload(family, whole, settings.rungs, testbed, lengths)
+    return FamilyWork(works, workload(family, most, settings.rungs, testbed, lengths), usual)
 
 
 def drawn(domain: Domain, draw: random.Random) -> Any:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -113,6 +116,20 @@ def test_the_documented_codes_are_those_of_the_help() -> None:
     helped = codes(gate_command.EPILOG, r"^  (\d+) ")
     assert helped == codes((ROOT / "docs/gate.md").read_text(), r"^\| (\d+) \|") == {"0", "1", "2", "3", "4"}
     assert helped < codes(EXIT_CODES, r"^  (\d+) ")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["at the end", "at once"])
+def test_a_reader_that_has_gone_makes_nothing_pass(audit: Path, unbuffered: str) -> None:
+    """`weakspot gate R | head -1` under pipefail: the code stays the gate's, or is one that no gate passes with."""
+    read, write = os.pipe()
+    os.close(read)
+    words = [sys.executable, "-m", "weakspot.cli.main", "gate", str(audit), "--max-harm", "0.0001"]
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True, env=env)
+    os.close(write)
+    assert done.returncode == (141 if unbuffered else main(words[3:]))
+    assert done.returncode != 0
+    assert done.stderr == ""
 
 
 # Cards and the leaderboard -----------------------------------------------------------------------------------------------

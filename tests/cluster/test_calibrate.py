@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from weakspot import optimizers
 from weakspot.batching import IGNORE
 from weakspot.cluster import calibrate
 from weakspot.cluster.estimate import Speed, measure_seconds, step_seconds, trial_seconds
@@ -43,11 +44,23 @@ def test_the_loss_of_a_step_looks_at_so_many_tokens_as_the_trial_does() -> None:
     assert int((batch.labels != IGNORE).sum()) == 3 * 3
 
 
+def counted(optimizer: Any, trains: list[int]) -> Any:
+    """The optimizer, which notes at each step how many numbers have a gradient."""
+    optimizer.register_step_pre_hook(
+        lambda *_: trains.append(sum(p.numel() for g in optimizer.param_groups for p in g["params"] if p.grad is not None))
+    )
+    return optimizer
+
+
 @pytest.mark.parametrize(("trained", "moved"), [("full", "model.embed_tokens.weight"), ("adapter", None)])
-def test_a_step_trains_what_it_says(trained: Any, moved: str | None) -> None:
+def test_a_step_trains_what_it_says(trained: Any, moved: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     model = calibrate.stand_in(SMALL, WORK, "cpu")
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    trains: list[int] = []
+    make = optimizers.make_optimizer
+    monkeypatch.setattr(optimizers, "make_optimizer", lambda name, given, *rest: counted(make(name, given, *rest), trains))
     calibrate.stepping(model, replace(WORK, trained=trained, rank=2), "cpu")
+    assert trains == [SMALL.parameters if moved else SMALL.adapter(2)] * (1 + calibrate.STEPS)
     after = dict(model.named_parameters())
     assert after.keys() == before.keys(), "the adapter is taken off again"
     changed = {name for name in after if not torch.equal(after[name], before[name])}
@@ -101,9 +114,21 @@ def test_a_model_of_two_layers_is_its_own_stand_in(monkeypatch: pytest.MonkeyPat
 
 def test_a_model_too_large_for_this_machine_has_no_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = in_order(monkeypatch, {})
+    monkeypatch.setattr(calibrate, "room", lambda device: 64 * 2**30)
     large = Shape(80, 16_384, 53_248, 128_256, heads=128, key_heads=8, head_width=128, tied=False)
     assert calibrate.calibrate(large, [WORK]) == RAW
     assert seen == []
+
+
+def test_what_is_measured_is_in_fp32_and_on_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the stand-in computes: else its steps would be set against the sum of something else."""
+    given: list[Workload] = []
+    monkeypatch.setattr(calibrate, "products", lambda *_: RAW)
+    parts = {"full": 1.0, "counted": 1.0, "adapter": 1.0}
+    monkeypatch.setattr(calibrate, "trial_parts", lambda shape, whole, low, device: given.extend((whole, low)) or parts)
+    odd = [replace(WORK, weight_bytes=2), replace(WORK, trained="adapter", rank=2, share=0.5)]
+    calibrate.calibrate(SMALL, odd)
+    assert {(work.weight_bytes, work.share) for work in given} == {(4, 1.0)}
 
 
 def test_all_of_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,4 +136,3 @@ def test_all_of_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     speed = calibrate.calibrate(SMALL, [WORK, replace(WORK, trained="adapter", rank=2)])
     assert set(speed.factors) == {"full", "adapter", "nothing"}
     assert all(factor > 0 for factor in speed.factors.values())
-    assert speed.counting >= 0

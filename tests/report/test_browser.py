@@ -234,6 +234,22 @@ def test_hostile_text_shows_and_does_nothing(browser: Any, tmp_path: Path) -> No
     page.close()
 
 
+def test_a_safeguard_whose_every_trial_failed_keeps_its_place_in_the_plots(browser: Any, tmp_path: Path) -> None:
+    failed = [make_trial(n, [], status="failed", reason="out of memory") for n in range(3)]
+    subjects = [
+        make_subject("none", trials=[]),
+        make_subject("mute", "INCONCLUSIVE", trials=failed),
+        make_subject("tar", trials=[make_trial(9, [(4, 0.6, 1.0)])]),
+    ]
+    page, seen = visit(browser, write(make_result(subjects), tmp_path), ready=DRAWN)
+    for chart in ("cost", "utility"):
+        assert page.locator(f"[data-chart={chart}] figcaption").all_inner_texts() == ["mute", "tar"], "and nothing of the base"
+        words = page.locator(f"[data-chart={chart}] figure").first.locator("svg").first.text_content() or ""
+        assert "no trials were measured" in page.locator(f"[data-chart={chart}] figure").first.inner_text() + words
+    assert seen == []
+    page.close()
+
+
 def test_a_lone_surrogate_is_shown_as_a_replacement(browser: Any, tmp_path: Path) -> None:
     subject = make_subject("half \ud83d", reason="\udc80", trials=[make_trial(0, [(4, 0.6, 1.0)], attack="cut \ud800")])
     path = tmp_path / "report.html"

@@ -17,9 +17,7 @@ from weakspot.report.compare import Audit, compare
 from weakspot.report.leaderboard import make_boards, to_html
 
 pytestmark = NEEDS_CHROMIUM
-NAMES = (
-    "[...document.querySelectorAll('table.board')[1].tBodies[0].rows].map(r => r.cells[1].querySelector('.value').textContent)"
-)
+NAMES = "rows => rows.map(row => row.cells[1].querySelector('.value').textContent)"
 
 
 @pytest.fixture(scope="module")
