@@ -218,7 +218,7 @@ def test_what_was_not_searched_is_told_with_the_reason() -> None:
     html = to_html(make_result(search=search))
     part = html[html.index('id="not-searched"') :].split("</section>")[0]
     assert "needs the undefended weights" in part
-    assert re.search(r"prefill</th><td[^>]*>in reach, but the search spent no trial on them: undefended, tar and refusal<", part)
+    assert re.search(r"prefill</th><td[^>]*>in reach, but the search spent no trial on them: undefended, tar and refusal", part)
     assert ">lora<" not in part
 
 
