@@ -170,14 +170,14 @@ class Cluster:
             node.end()
         raise AssertionError(f"no node would start: {self.log(number)}")
 
-    def head(self, cpus: int = 1, cache: Path | None = None) -> Node:
-        """The head; back when its job server answers."""
+    def head(self, cpus: int = 1, cache: Path | None = None, gpus: int = 0) -> Node:
+        """The head; back when its job server answers. Its GPUs are numbers that Ray counts."""
 
         def options() -> list[str]:
             self.port, self.dashboard = free_port(), free_port()
             return [
                 "--head", f"--port={self.port}", f"--dashboard-port={self.dashboard}",
-                f"--ray-client-server-port={free_port()}", f"--node-ip-address={self.ip}",
+                f"--ray-client-server-port={free_port()}", f"--node-ip-address={self.ip}", f"--num-gpus={gpus}",
             ]  # fmt: skip
 
         node = self.start(cpus, options, cache or cache_root())
